@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from initio.core.record import Source
 
@@ -34,8 +33,6 @@ class ModuleNode:
     mode: bool = False
     source: Source | None = None
     assigned: Source | None = None
-    identity: int = -1
-    extra: Mapping[str, float | int | str | bool] = field(default_factory=dict[str, "float | int | str | bool"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,197 @@
+"""Analyze, check, measure and compare: recording, propagation and checks joined into one call each."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from initio.core.analysis import Analysis, Summary
+from initio.core.errors import InitioError
+from initio.core.inputs import InputSpec, normalise
+from initio.core.record import Crash
+from initio.core.report import Report
+from initio.core.tree import ModuleTree
+
+if TYPE_CHECKING:
+    from initio.interpreters.compare import Comparison
+    from initio.interpreters.sample import Key, Measurement
+
+__all__ = ["Compared", "analyze", "check", "compare", "crash_error", "measure"]
+
+Loss = str | Callable[..., Any] | None
+
+
+def analyze(model_or_factory: Any, inputs: Any, *, loss: Loss = None, train: bool = True) -> Analysis:
+    """Predict the moments of every activation and gradient of one training step.
+
+    A class or a factory is called under a recorder, so that every parameter has the distribution that the model's own code
+    draws it from; a built module is described by its values. `inputs` is a shape, a text such as "2x128:int(50257)", a tensor, an
+    `InputSpec`, several of those, or a dict by argument name. The default cotangent is an independent unit normal on every floating
+    output; `loss` names one instead ("cross_entropy", "mse", …, "model": the loss that the model returns) or is a function of the output.
+
+    Where the model's own code raises in the forward pass, the analysis holds what was recorded until then, and `record.crash`.
+
+    Raises:
+        InitioError: inputs that make no sense, a factory that fails or returns no module, NaN in a built module.
+    """
+    args, kwargs = normalise(inputs)
+    capture = importlib.import_module("initio.capture.program")
+    construction, tree = _constructed(model_or_factory)
+    model = construction.model
+    if not any(node.trainable or node.parameters for node in tree.modules) and not any(True for _ in model.parameters()):
+        remedy = "Register its layers as attributes, nn.ModuleList or nn.Parameter; there is nothing to initialise otherwise."
+        raise InitioError("a model with parameters", f"{type(model).__name__} has none", where="model", remedy=remedy)
+    record = capture.record(model, args, kwargs, loss=loss, train=train, construction=construction)
+    propagate = importlib.import_module("initio.interpreters.propagate")
+    summaries = {value: _summary(moments) for value, moments in propagate.propagate(record).items()}
+    return Analysis.build(record, summaries, tree=tree)
+
+
+def _constructed(model_or_factory: Any) -> tuple[Any, ModuleTree]:
+    import torch
+
+    initializers = importlib.import_module("initio.capture.initializers")
+    trees = importlib.import_module("initio.capture.tree")
+    if isinstance(model_or_factory, torch.nn.Module):
+        _finite(model_or_factory)
+        return initializers.describe(model_or_factory), trees.module_tree(model_or_factory)
+    if not callable(model_or_factory):
+        came = f"got {type(model_or_factory).__name__}"
+        remedy = "Give a torch.nn.Module class, a function that builds one, or an instance."
+        raise InitioError("a model or a factory", came, where="model_or_factory", remedy=remedy)
+    name = getattr(model_or_factory, "__name__", type(model_or_factory).__name__)
+    with trees.creation_sites() as sites:
+        try:
+            construction = initializers.construct(model_or_factory)
+        except InitioError:
+            raise
+        except Exception as error:
+            raise _unbuilt(name, model_or_factory, error) from error
+    if not isinstance(construction.model, torch.nn.Module):
+        came = f"{name} returned {type(construction.model).__name__}"
+        raise InitioError("a factory that returns a torch.nn.Module", came, where="model_or_factory", remedy="Return the model from it.")
+    return construction, trees.module_tree(construction.model, sites)
+
+
+def _unbuilt(name: str, factory: Any, error: Exception) -> InitioError:
+    tail = error.__traceback__
+    while tail is not None and tail.tb_next is not None:
+        tail = tail.tb_next
+    where = f"{tail.tb_frame.f_code.co_filename}:{tail.tb_lineno}" if tail is not None else name
+    signature = ""
+    with contextlib.suppress(TypeError, ValueError):
+        signature = str(inspect.signature(factory))
+    remedy = f"Calling {name}{signature} must build the model; give arguments by --arg name=value or in a function that needs none."
+    return InitioError("a factory that builds the model", f"{name} raised {type(error).__name__}: {error}", where=where, remedy=remedy)
+
+
+def _finite(model: Any) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        floating = tensor.is_floating_point() and not tensor.is_meta
+        if floating and not bool(tensor.isfinite().all() if not name.endswith("mask") else (tensor == tensor).all()):  # masks hold -inf
+            remedy = "Load sound weights, or give the class or a factory, so that its initialisation is read instead."
+            raise InitioError("finite weights", f"{name} of {type(model).__name__} holds NaN or infinity", where="model", remedy=remedy)
+
+
+def _summary(moments: Any) -> Summary:
+    if moments.claim == "unknown":
+        return Summary(math.nan, math.nan, "unknown", moments.reason)
+    return Summary(float(moments.total_mean), float(moments.total_second), moments.claim, varying=_varying(moments))
+
+
+def _varying(moments: Any) -> float:
+    value = getattr(moments, "total_varying", None)
+    return math.nan if value is None else float(value)
+
+
+def crash_error(crash: Crash, model: str) -> InitioError:
+    """The error that tells of a model whose own code raised."""
+    operation = f" in {crash.op} of " + ", ".join("x".join(map(str, shape)) or "scalar" for shape in crash.shapes) if crash.op else ""
+    inside = f" in module {crash.module!r}" if crash.module else ""
+    remedy = "Check the input's shape and dtype (--input) against what that line expects; if they are right, the model is not."
+    came = f"{crash.error} was raised{operation}{inside}: {crash.message.strip()}"
+    return InitioError(f"{model} to run on this input", came, where=str(crash.source or ""), remedy=remedy)
+
+
+def check(
+    model_or_factory: Any,
+    inputs: Any,
+    *,
+    loss: Loss = None,
+    train: bool = True,
+    select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    target: str = "",
+) -> Report:
+    """Analyse a model and run the checks over it; `select` and `ignore` are prefixes of codes.
+
+    Raises:
+        InitioError: as `analyze`, and where the model's own code raises.
+    """
+    framework = importlib.import_module("initio.checks.framework")
+    select, ignore = tuple(select), tuple(ignore)
+    framework.validate((*select, *ignore))
+    analysis = analyze(model_or_factory, inputs, loss=loss, train=train)
+    name = target or getattr(model_or_factory, "__qualname__", type(model_or_factory).__name__)
+    if analysis.record.crash is not None:
+        raise crash_error(analysis.record.crash, name)
+    findings = framework.run(analysis)
+    return Report(name, findings, analysis).select(select, ignore)
+
+
+def measure(
+    model_or_factory: Any, inputs: Any, *, draws: int = 8, loss: Loss = None, train: bool = True, seed: int = 0, progress: bool | None = None
+) -> Measurement:
+    """Build and run the real model `draws` times, forward and backward, and average the moments of all outputs and gradients.
+
+    An interrupt (Ctrl-C) keeps the draws that were finished.
+    """
+    args, kwargs = normalise(inputs)
+    specs = [*args, *(dataclasses.replace(spec, name=name) if isinstance(spec, InputSpec) else spec for name, spec in kwargs.items())]
+    for spec in specs:
+        if not isinstance(spec, InputSpec):
+            remedy = "Bind other arguments in the factory, with functools.partial on forward, say."
+            raise InitioError("tensor inputs to measure", f"got {spec!r}", where="inputs", remedy=remedy)
+    if draws < 1:
+        raise InitioError("at least one draw", f"{draws} came", where="draws", remedy="Eight give a usable standard error.")
+    sample = importlib.import_module("initio.interpreters.sample")
+    return sample.measure(model_or_factory, specs, draws=draws, loss=loss, train=train, seed=seed, progress=progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Prediction beside measurement: module outputs, the cotangents that arrive there, and parameter gradients."""
+
+    outputs: Comparison[Key]
+    cotangents: Comparison[Key]
+    gradients: Comparison[str]
+
+
+def compare(analysis: Analysis, measurement: Measurement, *, tolerance: float = 0.05, errors: float = 2.0) -> Compared:
+    """Set every prediction beside its measurement; a row passes within `tolerance` of the rms or `errors` standard errors."""
+    side = importlib.import_module("initio.interpreters.compare").compare
+    outputs: dict[tuple[str, int, int], tuple[float, float, str]] = {}
+    cotangents: dict[tuple[str, int, int], tuple[float, float, str]] = {}
+    for call in analysis.record.calls:
+        for position, value in enumerate(call.outputs):
+            outputs[call.module, call.index, position] = _triple(analysis.of(value))
+            cotangent = call.cotangents[position] if position < len(call.cotangents) else None
+            if cotangent is not None:
+                cotangents[call.module, call.index, position] = _triple(analysis.of(cotangent))
+    gradients = {p.name: _triple(analysis.of(p.gradient)) for p in analysis.record.parameters if p.gradient is not None}
+    options: Mapping[str, float] = {"tolerance": tolerance, "errors": errors}
+    return Compared(
+        side(outputs, measurement.outputs, **options),
+        side(cotangents, measurement.cotangents, **options),
+        side(gradients, measurement.gradients, **options),
+    )
+
+
+def _triple(summary: Summary) -> tuple[float, float, str]:
+    return summary.mean, summary.second, summary.claim

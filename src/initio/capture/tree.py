@@ -1,0 +1,179 @@
+"""The module tree of a live model, with the modules in its plain containers and the lines where all of them were made."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import ast
+import inspect
+import linecache
+import sys
+import textwrap
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from initio.core.record import Source
+from initio.core.tree import ModuleNode, ModuleTree
+
+__all__ = ["Sites", "creation_sites", "module_tree"]
+
+DEPTH = 4
+"""Containers are searched this deep."""
+
+MODAL = (nn.modules.dropout._DropoutNd, nn.RReLU)  # pyright: ignore[reportPrivateUsage]
+OWN = frozenset(vars(nn.Module()))
+TORCH = tuple({str(path) for path in torch.__path__})
+
+
+@dataclass
+class Sites:
+    """Where modules were made: identity of the module → source line, while the module lives."""
+
+    lines: dict[int, tuple[weakref.ref[nn.Module], Source]] = field(default_factory=dict[int, "tuple[weakref.ref[nn.Module], Source]"])
+
+    def of(self, module: nn.Module) -> Source | None:
+        """The line that made a module, None where it was not seen (made earlier, or copied)."""
+        reference, source = self.lines.get(id(module), (None, None))
+        return source if reference is not None and reference() is module else None
+
+
+@contextmanager
+def creation_sites() -> Iterator[Sites]:
+    """Note the line outside torch that makes each module, as long as the context is open."""
+    sites = Sites()
+    original = nn.Module.__init__
+
+    def init(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        source = _maker(sys._getframe(1), self)  # pyright: ignore[reportPrivateUsage]
+        if source is not None:
+            sites.lines[id(self)] = (weakref.ref(self), source)
+
+    nn.Module.__init__ = init
+    try:
+        yield sites
+    finally:
+        nn.Module.__init__ = original
+
+
+def _maker(frame: FrameType | None, module: nn.Module) -> Source | None:
+    """The innermost frame that is neither torch's nor a constructor of the module itself."""
+    while frame is not None:
+        code = frame.f_code
+        constructor = code.co_argcount > 0 and frame.f_locals.get(code.co_varnames[0]) is module
+        if not constructor and not code.co_filename.startswith(TORCH) and not code.co_filename.startswith("<frozen"):
+            if frame.f_globals.get("__name__", "").startswith("initio.") and "examples" not in frame.f_globals["__name__"]:
+                return None
+            line = frame.f_lineno
+            return Source(code.co_filename, line, code.co_name, linecache.getline(code.co_filename, line).strip())
+        frame = frame.f_back
+    return None
+
+
+def module_tree(model: nn.Module, sites: Sites | None = None) -> ModuleTree:
+    """Every module object once: the registered ones in their order, then those that only plain containers hold."""
+    sites = sites or Sites()
+    found: dict[int, ModuleNode] = {}
+    live: list[tuple[str, nn.Module]] = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        _add(found, live, path, module, sites, ModuleNode(path, type(module).__name__))
+    position = 0
+    while position < len(live):  # grows: what an unregistered module holds is searched too
+        owner_path, owner = live[position]
+        position += 1
+        for attribute, value in _attributes(owner):
+            for path, container, module in _held(value, attribute, DEPTH):
+                if id(module) in found and found[id(module)].registered:
+                    continue
+                full = f"{owner_path}.{path}" if owner_path else path
+                assigned = _assignment(type(owner), attribute)
+                for inner, child in module.named_modules(remove_duplicate=False):
+                    name = f"{full}.{inner}" if inner else full
+                    node = ModuleNode(name, type(child).__name__, False, owner_path, attribute, container, assigned=assigned)
+                    _add(found, live, name, child, sites, node)
+    return ModuleTree(tuple(found.values()))
+
+
+def _add(
+    found: dict[int, ModuleNode], live: list[tuple[str, nn.Module]], path: str, module: nn.Module, sites: Sites, node: ModuleNode
+) -> None:
+    if id(module) in found:
+        seen = found[id(module)]
+        if path not in (seen.path, *seen.aliases):
+            found[id(module)] = replace(seen, aliases=(*seen.aliases, path))
+        return
+    own = list(module.parameters(recurse=False))
+    found[id(module)] = replace(
+        node,
+        parameters=sum(p.numel() for p in own),
+        trainable=sum(p.numel() for p in own if p.requires_grad),
+        buffers=sum(b.numel() for b in module.buffers(recurse=False)),
+        mode=isinstance(module, MODAL),
+        source=sites.of(module),
+    )
+    live.append((path, module))
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Attributes that may hold modules unseen by torch: the instance's own, and those of its classes outside torch."""
+    for name, value in list(vars(module).items()):
+        if name not in OWN and name not in ("_modules", "_parameters", "_buffers"):
+            yield name, value
+    for kind in type(module).__mro__:
+        if kind is nn.Module:
+            break
+        if not kind.__module__.startswith("torch."):
+            for name, value in list(vars(kind).items()):
+                if isinstance(value, (list, tuple, dict, set)) and not name.startswith("__") and name not in vars(module):
+                    yield name, value
+
+
+def _held(value: Any, path: str, depth: int) -> Iterator[tuple[str, str, nn.Module]]:
+    """(path, kind of container, module) for each module in a plain container."""
+    if depth == 0:
+        return
+    items: list[tuple[str, Any]]
+    if isinstance(value, nn.Module):
+        return
+    if isinstance(value, Mapping):
+        kind, items = "dict", [(f"{path}[{key!r}]", item) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        kind, items = ("list" if isinstance(value, list) else "tuple"), [(f"{path}[{i}]", item) for i, item in enumerate(value)]
+    elif isinstance(value, (set, frozenset)):
+        kind, items = "set", [(f"{path}{{{i}}}", item) for i, item in enumerate(sorted(value, key=id))]
+    elif is_dataclass(value) and not isinstance(value, type):
+        kind, items = "dataclass", [(f"{path}.{f.name}", getattr(value, f.name, None)) for f in fields(value)]
+    else:
+        return
+    for inner, item in items:
+        if isinstance(item, nn.Module):
+            yield inner, kind, item
+        else:
+            yield from _held(item, inner, depth - 1)
+
+
+def _assignment(kind: type, attribute: str) -> Source | None:
+    """The line of `self.attribute = …`, or of `attribute = …` in the class body, in the source of the class."""
+    for cls in kind.__mro__:
+        if cls in (nn.Module, object) or cls.__module__.startswith("torch."):
+            continue
+        try:
+            lines, start = inspect.getsourcelines(cls)
+            file = inspect.getsourcefile(cls) or ""
+            tree = ast.parse(textwrap.dedent("".join(lines)))
+        except (OSError, TypeError, SyntaxError):
+            continue
+        for statement in ast.walk(tree):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target] if isinstance(statement, ast.AnnAssign) else []
+            for target in targets:
+                name = target.attr if isinstance(target, ast.Attribute) else target.id if isinstance(target, ast.Name) else None
+                if name == attribute:
+                    line = start + statement.lineno - 1  # pyright: ignore[reportAttributeAccessIssue]
+                    return Source(file, line, cls.__name__, linecache.getline(file, line).strip())
+    return None
