@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from initio.core.distribution import Distribution
+from initio.core.errors import InitioError
 from initio.core.inputs import InputSpec
 from initio.interpreters.draws import draw_input
 from initio.interpreters.sample import measure
@@ -205,18 +206,46 @@ def test_float64_shows_what_float32_loses():
 
 
 def test_bad_calls_say_what_came_and_the_remedy():
-    with pytest.raises(TypeError, match="returned int: return the model"):
+    with pytest.raises(InitioError, match="it returned int"):
         measure(lambda: 3, [spec(3, 4)])
-    with pytest.raises(ValueError, match="meta device"):
+    with pytest.raises(InitioError, match="some on the meta device"):
         measure(lambda: nn.Linear(2, 2, device="meta"), [spec(3, 2)])
-    with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
+    with pytest.raises(InitioError, match="at least one draw, but 0 came"):
         measure(lambda: nn.Linear(2, 2), [spec(3, 2)], draws=0)
-    with pytest.raises(ValueError, match="unknown loss 'hinge'"):
+    with pytest.raises(InitioError, match="but 'hinge' came"):
         measure(lambda: nn.Linear(2, 2), [spec(3, 2)], draws=1, loss="hinge")
-    with pytest.raises(ValueError, match="must return a scalar tensor, it returned \\(3, 2\\)"):
+    with pytest.raises(InitioError, match="a scalar tensor from the loss function, but it returned \\(3, 2\\)"):
         measure(lambda: nn.Linear(2, 2), [spec(3, 2)], draws=1, loss=lambda y: y)
-    with pytest.raises(ValueError, match="'orthogonal' distribution cannot be drawn"):
+    with pytest.raises(InitioError, match="returns its loss as a scalar"):
+        measure(lambda: nn.Linear(2, 2), [spec(3, 2)], draws=1, loss="model")
+    with pytest.raises(InitioError, match="'orthogonal' came"):
         draw_input(InputSpec((2, 2), "float32", Distribution("orthogonal", {"gain": 1.0}, (2, 2))))
+
+
+def test_shapes_texts_and_nested_arguments_are_inputs():
+    class Sum(nn.Module):
+        def forward(self, pair, scale, ids):
+            return pair[0] + pair[1] * scale + ids.float().mean()
+
+    m = measure(Sum, {"pair": ((4, 2), "4x2"), "scale": 2.0, "ids": "8:int(5)"}, draws=2)
+    assert m.outputs["", 0, 0].shape == (4, 2)
+    assert set(m.inputs) == {"0", "1"}
+    assert measure(nn.Linear(3, 2), "4x3", draws=1).outputs["", 0, 0].shape == (4, 2)
+
+
+def test_a_model_that_asks_for_its_inputs_gradient_itself():
+    class Asks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x):
+            y = x[:, None]
+            y.requires_grad = True
+            return self.layer(y)
+
+    m = measure(Asks, "4x3", draws=2)
+    assert m.cotangents["layer", 0, 0].shape == (4, 1, 3)
 
 
 @pytest.mark.parametrize(

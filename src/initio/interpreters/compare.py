@@ -18,7 +18,7 @@ Predicted = tuple[float, float, str]
 """Mean, second moment and claim ("exact", "rule", "simulated", "unknown") of a tensor's entries."""
 
 ROUNDING = 1e-4
-"""What is predicted to be exactly zero may measure up to this share of the table's median rms: float32 cancellation."""
+"""Zero on one side agrees with up to this share of the median rms on the other: float32 cancellation, or tails never drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def compare(
 
     Failing rows come first (those without a claim at their head), each part by falling error.
     """
-    middle = median(e.rms for e in measured.values()) if measured else 0.0
+    middle = median([e.rms for e in measured.values() if e.second > 0] or [0.0])
     rows = [_row(key, predicted.get(key), estimate, tolerance, errors, ROUNDING * middle) for key, estimate in measured.items()]
     rows.sort(key=lambda row: (row.passes, -math.inf if math.isnan(row.error) else -row.error))
     return Comparison(tuple(rows), tuple(key for key in predicted if key not in measured))
@@ -111,7 +111,7 @@ def _row(key: K, prediction: Predicted | None, estimate: Estimate, tolerance: fl
     mean, second, claim = prediction
     rms = math.sqrt(second) if second >= 0 else math.nan
     difference = second - estimate.second
-    if second == estimate.second or (second == 0 and estimate.rms <= floor):
+    if second == estimate.second or (min(second, estimate.second) == 0 and max(rms, estimate.rms) <= floor):
         error, z = 0.0, 0.0
     else:
         error = abs(rms / estimate.rms - 1) if estimate.rms > 0 else math.inf

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from initio.core.errors import InitioError
 from initio.core.inputs import InputSpec
 
 __all__ = ["Progress", "draw_input", "objective", "random_state", "seed_all", "tensors"]
@@ -68,9 +69,9 @@ def draw_input(spec: InputSpec, device: torch.device | str = "cpu", dtype: torch
         case "constant":
             sample = torch.full(shape, p["value"], device=device)
         case family:
-            raise ValueError(
-                f"input {spec.name or spec.shape}: a {family!r} distribution cannot be drawn from; "
-                "use normal, uniform, truncated_normal, integers, bernoulli or constant, or hand in the tensor itself as data"
+            remedy = "Use normal, uniform, truncated_normal, integers, bernoulli or constant, or hand in the tensor itself."
+            raise InitioError(
+                "an input distribution to draw from", f"{family!r} came", where=f"input {spec.name or spec.shape}", remedy=remedy
             )
     return sample.to(kind)
 
@@ -81,11 +82,13 @@ def objective(loss: str | Callable[..., Any], result: Any) -> Tensor:
         value = loss(result)
         if not isinstance(value, Tensor) or value.numel() != 1:
             came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"the loss function must return a scalar tensor, it returned {came}")
+            raise InitioError(
+                "a scalar tensor from the loss function", f"it returned {came}", where="loss", remedy="Reduce it to its mean."
+            )
         return value
     found = tensors(result)
     if not found:
-        raise ValueError("the model returned no floating-point tensor that a loss could be computed from")
+        raise InitioError("a floating-point result to compute a loss from", "the model returned none", where="loss", remedy="Return it.")
     if loss == "model":
         return _own_loss(result, found)
     output = found[0]
@@ -100,14 +103,16 @@ def objective(loss: str | Callable[..., Any], result: Any) -> Tensor:
         shape = logits.shape[:axis] + logits.shape[axis + 1 :]
         target = torch.randint(logits.shape[axis], shape, device=logits.device)
         return F.cross_entropy(logits, target) if loss == "cross_entropy" else F.nll_loss(logits, target)
-    raise ValueError(f"unknown loss {loss!r}: expected cross_entropy, nll, mse, bce_with_logits, model, or a function of the result")
+    names = "cross_entropy, nll, mse, bce_with_logits, model"
+    raise InitioError(f"one of {names}, or a function of the model's result", f"{loss!r} came", where="loss", remedy="Name one of them.")
 
 
 def _own_loss(result: Any, found: list[Tensor]) -> Tensor:
     named = result.get("loss") if isinstance(result, Mapping) else getattr(result, "loss", None)
     scalar = named if isinstance(named, Tensor) else next((tensor for tensor in found if tensor.ndim == 0), None)
     if scalar is None:
-        raise ValueError("loss='model' needs a model that returns its loss as a scalar: pass the labels among the inputs, or name a loss")
+        remedy = "Pass the labels among the inputs, or name a loss."
+        raise InitioError("a model that returns its loss as a scalar", "its result holds none", where="loss='model'", remedy=remedy)
     return scalar
 
 

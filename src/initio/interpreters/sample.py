@@ -5,23 +5,22 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from initio.core.errors import InitioError
 from initio.core.estimate import Estimate
-from initio.core.inputs import InputSpec
+from initio.core.inputs import InputSpec, normalise
 from initio.interpreters.draws import Progress, draw_input, objective, random_state, seed_all, tensors
 
-__all__ = ["Inputs", "Key", "Measurement", "measure"]
+__all__ = ["Key", "Measurement", "measure"]
 
 Key = tuple[str, int, int]
 """Path of a module, index of its call, index among the floating tensors that the call returned."""
-
-Inputs = Sequence[InputSpec] | Mapping[str, InputSpec]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Measurement:
 
 def measure(
     factory: Callable[[], nn.Module] | nn.Module,
-    inputs: Inputs,
+    inputs: Any,
     *,
     draws: int = 8,
     loss: str | Callable[..., Any] | None = None,
@@ -63,6 +62,7 @@ def measure(
 ) -> Measurement:
     """Run forward and backward `draws` times with fresh weights, inputs and cotangents, and average the moments.
 
+    `inputs` is whatever `core.inputs.normalise` reads: shapes, texts, tensors, `InputSpec`s, in a list or by argument name.
     `factory` is called once a draw, so that the author's own initialisation code draws the weights. A built
     module is copied instead: its weights stay as they are, and only inputs and cotangents vary. Without
     a `loss` the cotangent is an independent unit normal on every floating output; otherwise "cross_entropy",
@@ -72,15 +72,14 @@ def measure(
     were finished; the global random state is left as it was.
     """
     if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
-    specs = _named(inputs)
+        raise InitioError("at least one draw", f"{draws} came", where="draws", remedy="Eight give a usable standard error.")
+    arguments = normalise(inputs)
     tables: dict[str, _Table] = {name: {} for name in ("outputs", "cotangents", "gradients", "weights", "inputs")}
     done, interrupted, start = 0, False, time.process_time()
     with random_state(), Progress(draws, progress) as bar:
         try:
             for index in range(draws):
-                seed_all(seed * 1_000_003 + index)
-                finished = _run(_built(factory, train, dtype), specs, loss, dtype)
+                finished = _draw(seed * 1_000_003 + index, lambda: _built(factory, train, dtype), arguments, loss, dtype)
                 for name, table in tables.items():
                     _gather(table, finished[name])
                 done += 1
@@ -107,40 +106,57 @@ def _estimate(entries: list[tuple[float, float, int, tuple[int, ...]]]) -> Estim
     return Estimate.of(means, seconds, counts, shapes[-1])
 
 
-def _named(inputs: Inputs) -> list[tuple[str, InputSpec]]:
-    """(keyword or "", spec) in order: a dictionary's key is the keyword."""
-    if isinstance(inputs, Mapping):
-        return [(name, spec) for name, spec in inputs.items()]
-    return [(spec.name, spec) for spec in inputs]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def _draw(
+    seed: int, build: Callable[[], nn.Module], arguments: Arguments, loss: str | Callable[..., Any] | None, dtype: torch.dtype | None
+) -> dict[str, _Draw]:
+    """One draw; where the model itself decides whether its input requires a gradient, the draw is repeated without one."""
+    seed_all(seed)
+    try:
+        return _run(build(), arguments, loss, dtype, True)
+    except RuntimeError as error:
+        if "requires_grad flags of leaf" not in str(error):
+            raise
+    seed_all(seed)
+    return _run(build(), arguments, loss, dtype, False)
 
 
 def _built(factory: Callable[[], nn.Module] | nn.Module, train: bool, dtype: torch.dtype | None) -> nn.Module:
     model = copy.deepcopy(factory) if isinstance(factory, nn.Module) else factory()
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"the factory must return a torch.nn.Module, it returned {type(model).__name__}: return the model from it")
+        raise InitioError("a torch.nn.Module from the factory", f"it returned {type(model).__name__}", remedy="Return the model from it.")
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-        raise ValueError(
-            "the model has parameters on the meta device, which hold no numbers to measure: pass a factory that builds it on a real device"
-        )
+        remedy = "Pass a factory that builds it on a real device; `analyze` needs no numbers."
+        raise InitioError("parameters with numbers to measure", "the model has some on the meta device", remedy=remedy)
     model.zero_grad(set_to_none=True)
     model.train(train)
     return model if dtype is None else model.to(dtype)
 
 
 def _run(
-    model: nn.Module, specs: list[tuple[str, InputSpec]], loss: str | Callable[..., Any] | None, dtype: torch.dtype | None
+    model: nn.Module, arguments: Arguments, loss: str | Callable[..., Any] | None, dtype: torch.dtype | None, track: bool
 ) -> dict[str, _Draw]:
     """One step: the statistics of every output, cotangent and gradient, taken at the moment when they exist."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    drawn = [(name, draw_input(spec, device, dtype)) for name, spec in specs]
-    for _, tensor in drawn:
-        if tensor.is_floating_point():
-            tensor.requires_grad_()
-    # The model gets a copy of the leaf: it may then write into its input, which a leaf would refuse.
-    passed = [(name, tensor.clone() if tensor.requires_grad else tensor) for name, tensor in drawn]
+    drawn: dict[str, Tensor] = {}
+
+    def sample(item: Any) -> Any:
+        if isinstance(item, InputSpec):
+            leaf = drawn[item.name or str(len(drawn))] = draw_input(item, device, dtype)
+            # The model gets a copy of the leaf: it may then write into its input, which a leaf would refuse.
+            return leaf.requires_grad_().clone() if track and (leaf.is_floating_point() or leaf.is_complex()) else leaf
+        if isinstance(item, (tuple, list)):
+            return type(item)(sample(entry) for entry in item)
+        if isinstance(item, dict):
+            return {key: sample(entry) for key, entry in item.items()}
+        return item
+
+    positional, named = sample(arguments[0]), sample(arguments[1])
     watch = _Watch(model)
     try:
-        result = model(*(t for name, t in passed if not name), **{name: t for name, t in passed if name})
+        result = model(*positional, **named)
     finally:
         watch.close()
     weights: _Draw = {}
@@ -151,8 +167,8 @@ def _run(
     for name, parameter in model.named_parameters():
         _note(gradients, name, parameter.grad)
     reached: _Draw = {}
-    for position, (name, tensor) in enumerate(drawn):
-        _note(reached, name or str(position), tensor.grad)
+    for name, tensor in drawn.items():
+        _note(reached, name, tensor.grad)
     return {"outputs": watch.outputs, "cotangents": watch.cotangents, "gradients": gradients, "weights": weights, "inputs": reached}
 
 
