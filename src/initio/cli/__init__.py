@@ -1,0 +1,51 @@
+"""The command line. Importing it does not import torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 clean, 1 findings at or above `--fail-on`, 2 Initio could not do its work."""
+    sys.exit(status(arguments))
+
+
+def status(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    import click
+    from rich.console import Console
+
+    from initio.cli.app import command
+    from initio.core.errors import InitioError
+
+    errors = Console(stderr=True, highlight=False)
+    try:
+        result = command().main(args=arguments, prog_name="initio", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.exceptions.Abort:
+        errors.print("[bold]initio[/]: interrupted")
+    except click.ClickException as error:
+        error.show()
+    except InitioError as error:
+        _say(str(error))
+    except KeyboardInterrupt:
+        errors.print("[bold]initio[/]: interrupted")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if os.environ.get("INITIO_DEBUG"):
+            raise
+        _say(f"Initio itself failed: {type(error).__name__}: {error}. INITIO_DEBUG=1 shows where; please report it with the model.")
+    return 2
+
+
+def _say(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty()).print(Text.assemble(("error: ", "bold red"), message))

@@ -18,7 +18,7 @@ from initio.core.finding import Finding
 from initio.core.record import Source
 from initio.core.report import SEVERITIES, Report
 
-__all__ = ["number", "page", "place", "show", "show_report", "show_summary"]
+__all__ = ["number", "page", "place", "show", "show_report", "show_rules", "show_summary"]
 
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 
@@ -154,4 +154,16 @@ def _nodes(nodes: Sequence[NodeResult]) -> Table:
 
 def page(markdown: str, console: Console) -> None:
     """A documentation page."""
-    console.print(Markdown(markdown) if console.is_terminal else Text(markdown))
+    if console.is_terminal:
+        console.print(Markdown(markdown))
+    else:
+        console.print(Text(markdown), soft_wrap=True)
+
+
+def show_rules(rows: Sequence[tuple[str, str, str, str]], console: Console) -> None:
+    """All checks: code, name, severity and one sentence."""
+    table = _table("code", "name", "severity", "what")
+    table.columns[3].no_wrap = False
+    for code, name, severity, summary in rows:
+        table.add_row(Text(code, style=STYLES[severity]), name, severity, summary)
+    console.print(table)

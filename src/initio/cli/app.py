@@ -1,0 +1,244 @@
+"""The commands: each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from initio.cli.output import console, write
+
+if TYPE_CHECKING:
+    import click
+
+__all__ = ["command"]
+
+app = typer.Typer(
+    name="initio", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown",
+    help="The scale of every activation and gradient of a PyTorch model, before its first training step.",
+    epilog="Exit status: 0 clean, 1 findings at or above --fail-on, 2 Initio could not do its work.",
+)  # fmt: skip
+
+
+class Format(str, Enum):
+    """Formats of results."""
+
+    text = "text"
+    json = "json"
+
+
+class ReportFormat(str, Enum):
+    """Formats of reports."""
+
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+
+
+class FailOn(str, Enum):
+    """The least severity that makes the exit status 1."""
+
+    error = "error"
+    warning = "warning"
+    note = "note"
+    never = "never"
+
+
+TARGET = "FILE.py:NAME, PACKAGE.MODULE:NAME, torchvision:NAME, timm:NAME, hf:MODEL_TYPE or hf:PATH/config.json"
+TargetOf = Annotated[str, typer.Argument(metavar="TARGET", help=TARGET)]
+SomeTarget = Annotated[str | None, typer.Argument(metavar="[TARGET]", help=TARGET + "; without one, the example models that ship with Initio")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", "-i", metavar="INPUT", help="[NAME=]SHAPE[:KIND][:DTYPE], such as 8x3x224x224 or input_ids=2x128:int(50257); repeat it for several"),
+]
+Args = Annotated[list[str] | None, typer.Option("--arg", "-a", metavar="NAME=VALUE", help="Argument of the class, factory or configuration")]
+Loss = Annotated[str | None, typer.Option("--loss", help="cross_entropy, nll, mse, bce_with_logits, or model (the loss that the model returns)")]
+Eval = Annotated[bool, typer.Option("--eval", help="Evaluation mode instead of training mode")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there instead of to the terminal")]
+Select = Annotated[list[str] | None, typer.Option("--select", help="Only codes that begin so; repeat, or separate by commas")]
+Ignore = Annotated[list[str] | None, typer.Option("--ignore", help="No codes that begin so")]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Show the version and leave")] = False) -> None:
+    """Options of all commands."""
+    if version:
+        from initio import __version__
+
+        typer.echo(f"initio {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def check(
+    target: SomeTarget = None,
+    inputs: Inputs = None,
+    arg: Args = None,
+    loss: Loss = None,
+    evaluate: Eval = False,
+    select: Select = None,
+    ignore: Ignore = None,
+    fail_on: Annotated[FailOn, typer.Option(help="Least severity that makes the exit status 1")] = FailOn.warning,
+    format: Annotated[ReportFormat, typer.Option("--format", "-f", help="Format of the report")] = ReportFormat.text,  # noqa: A002
+    output: Output = None,
+) -> int:
+    """What will break in a model, where, why, and the remedy."""
+    from initio.checks.framework import validate
+    from initio.core.report import exit_status
+    from initio.render import json, markdown, terminal
+
+    chosen, ignored = _codes(select), _codes(ignore)
+    validate((*chosen, *ignored))
+    examples = _examples() if target is None else [target]
+    with write(output) as sink:
+        reports = [_report(name, inputs, arg, loss, evaluate, chosen, ignored) for name in examples]
+        if format is not ReportFormat.text:
+            sink.write(json.render(reports) + "\n" if format is ReportFormat.json else markdown.render(reports))
+            return exit_status(reports, fail_on.value)
+        page = console(sink)
+        if target is None:
+            page.print("No target was given: these are the example models that ship with Initio.\n", style="italic")
+        for position, report in enumerate(reports):
+            if position:
+                page.print()
+            terminal.show_report(report, page)
+        terminal.show_summary(reports, page)
+    return exit_status(reports, fail_on.value)
+
+
+@app.command()
+def show(
+    target: TargetOf,
+    inputs: Inputs = None,
+    arg: Args = None,
+    loss: Loss = None,
+    evaluate: Eval = False,
+    nodes: Annotated[bool, typer.Option("--nodes", help="List every operation too")] = False,
+    format: Annotated[Format, typer.Option("--format", "-f", help="Format of the analysis")] = Format.text,  # noqa: A002
+    output: Output = None,
+) -> int:
+    """Every module and parameter with its predicted scale, forward and backward."""
+    from initio.api import analyze
+    from initio.api.steps import crash_error
+    from initio.render import terminal
+
+    with write(output) as sink:
+        found, given = _resolved(target, inputs, arg)
+        analysis = analyze(found.build, given, loss=loss or found.loss, train=not evaluate)
+        if format is Format.json:
+            sink.write(analysis.to_json() + "\n")
+        else:
+            terminal.show(analysis, console(sink), nodes=nodes, title=target)
+    if analysis.record.crash is not None:
+        raise crash_error(analysis.record.crash, target)
+    return 0
+
+
+@app.command()
+def measure(
+    target: TargetOf,
+    inputs: Inputs = None,
+    arg: Args = None,
+    loss: Loss = None,
+    evaluate: Eval = False,
+    draws: Annotated[int, typer.Option("--draws", "-n", help="How often the real model is built and run")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the draws")] = 0,
+    format: Annotated[Format, typer.Option("--format", "-f", help="Format of the tables")] = Format.text,  # noqa: A002
+    output: Output = None,
+) -> int:
+    """Build and run the real model several times, and set the prediction beside what it measures."""
+    from initio.api import analyze, compare
+    from initio.api import measure as run
+    from initio.api.steps import crash_error
+    from initio.render import json
+    from initio.render.measured import show_compared, tables
+
+    with write(output) as sink:
+        found, given = _resolved(target, inputs, arg)
+        analysis = analyze(found.build, given, loss=loss or found.loss, train=not evaluate)
+        if analysis.record.crash is not None:
+            raise crash_error(analysis.record.crash, target)
+        measurement = run(found.build, given, draws=draws, loss=loss or found.loss, train=not evaluate, seed=seed)
+        compared = compare(analysis, measurement)
+        parts = {"outputs": compared.outputs, "cotangents": compared.cotangents, "gradients": compared.gradients}
+        if format is Format.json:
+            sink.write(json.render_measurement(target, measurement.draws, tables(parts)) + "\n")
+        else:
+            show_compared(target, measurement.draws, measurement.interrupted, parts, console(sink))
+    return 0
+
+
+@app.command()
+def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="Code or name of a check, such as SIG101")]) -> int:
+    """What a check looks for, why it matters, an example, and what to write instead."""
+    import sys
+
+    from initio.checks.framework import find_check
+    from initio.render.terminal import page
+
+    found = find_check(code)
+    page(f"# {found.code} {found.name} ({found.severity})\n\n{found.page}", console(sys.stdout))
+    return 0
+
+
+@app.command()
+def rules(format: Annotated[Format, typer.Option("--format", "-f", help="Format of the list")] = Format.text) -> int:  # noqa: A002
+    """All checks: code, name, severity and one sentence."""
+    import sys
+
+    from initio.checks.framework import all_checks
+    from initio.core.plain import dumps
+    from initio.render.terminal import show_rules
+
+    rows = [(each.code, each.name, each.severity, each.summary) for each in all_checks()]
+    if format is Format.json:
+        keys = ("code", "name", "severity", "summary")
+        typer.echo(dumps({"schema": "initio.rules/1", "rules": [dict(zip(keys, row, strict=True)) for row in rows]}))
+    else:
+        show_rules(rows, console(sys.stdout))
+    return 0
+
+
+def _codes(texts: list[str] | None) -> tuple[str, ...]:
+    return tuple(code.strip().upper() for text in texts or () for code in text.split(",") if code.strip())
+
+
+def _resolved(target: str, inputs: list[str] | None, arg: list[str] | None) -> tuple[Any, Any]:
+    from initio.api.targets import arguments, resolve
+    from initio.core.errors import InitioError
+    from initio.core.inputs import parse
+
+    specs = [parse(text) for text in inputs or ()]
+    found = resolve(target, arguments(arg or ()))
+    if not specs and found.inputs is None:
+        remedy = "Say its shape: --input 8x3x224x224, or --input input_ids=2x128:int(50257)."
+        raise InitioError("an input for this model", "none was given and none can be inferred", where=target, remedy=remedy)
+    return found, specs or found.inputs
+
+
+def _report(
+    target: str, inputs: list[str] | None, arg: list[str] | None, loss: str | None, evaluate: bool, select: tuple[str, ...], ignore: tuple[str, ...]
+) -> Any:
+    from dataclasses import replace
+
+    from initio.api import check as run
+
+    found, given = _resolved(target, inputs, arg)
+    report = run(found.build, given, loss=loss or found.loss, train=not evaluate, select=select, ignore=ignore, target=target)
+    return replace(report, about=found.about)
+
+
+def _examples() -> list[str]:
+    """Targets of the shipped example models."""
+    import pkgutil
+    from importlib.resources import files
+
+    names = sorted(info.name for info in pkgutil.iter_modules([str(files("initio.examples"))]))
+    return [f"initio.examples.{name}:Model" for name in names]
+
+
+def command() -> click.Command:
+    """The click command of all this."""
+    return typer.main.get_command(app)
