@@ -60,23 +60,33 @@ def _constructed(model_or_factory: Any) -> tuple[Any, ModuleTree]:
     trees = importlib.import_module("initio.capture.tree")
     if isinstance(model_or_factory, torch.nn.Module):
         _finite(model_or_factory)
-        return initializers.describe(model_or_factory), trees.module_tree(model_or_factory)
+        construction = initializers.describe(model_or_factory)
+        return construction, trees.module_tree(model_or_factory, construction.origins)
     if not callable(model_or_factory):
         came = f"got {type(model_or_factory).__name__}"
         remedy = "Give a torch.nn.Module class, a function that builds one, or an instance."
         raise InitioError("a model or a factory", came, where="model_or_factory", remedy=remedy)
     name = getattr(model_or_factory, "__name__", type(model_or_factory).__name__)
-    with trees.creation_sites() as sites:
-        try:
-            construction = initializers.construct(model_or_factory)
-        except InitioError:
-            raise
-        except Exception as error:
-            raise _unbuilt(name, model_or_factory, error) from error
-    if not isinstance(construction.model, torch.nn.Module):
-        came = f"{name} returned {type(construction.model).__name__}"
-        raise InitioError("a factory that returns a torch.nn.Module", came, where="model_or_factory", remedy="Return the model from it.")
-    return construction, trees.module_tree(construction.model, sites)
+    try:
+        construction = initializers.construct(_returning_module(model_or_factory, name))
+    except InitioError:
+        raise
+    except Exception as error:
+        raise _unbuilt(name, model_or_factory, error) from error
+    return construction, trees.module_tree(construction.model, construction.origins)
+
+
+def _returning_module(factory: Callable[[], Any], name: str) -> Callable[[], Any]:
+    import torch
+
+    def build() -> Any:
+        model = factory()
+        if not isinstance(model, torch.nn.Module):
+            came = f"{name} returned {type(model).__name__}"
+            raise InitioError("a factory that returns a torch.nn.Module", came, where="model_or_factory", remedy="Return the model from it.")
+        return model
+
+    return build
 
 
 def _unbuilt(name: str, factory: Any, error: Exception) -> InitioError:

@@ -31,6 +31,7 @@ Place = tuple[str, int, str]
 _HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _SKIPPED = (_HOME, _TORCH, "<")
+_EXAMPLES = _HOME + "examples" + os.sep
 _LIBRARY = {os.path.abspath(module.__file__ or "") for name in ("copy", "functools", "contextlib") if (module := sys.modules.get(name))}
 _lock = threading.RLock()
 _active: list[tuple[int, Recorder, Origins]] = []
@@ -47,7 +48,8 @@ class Origins:
         while frame is not None:
             code = frame.f_code
             own = code.co_name == "__init__" and code.co_argcount > 0 and frame.f_locals.get(code.co_varnames[0]) is module
-            if not own and not code.co_filename.startswith(_SKIPPED) and code.co_filename not in _LIBRARY:
+            file = code.co_filename
+            if not own and file not in _LIBRARY and (not file.startswith(_SKIPPED) or file.startswith(_EXAMPLES)):
                 self.places[module] = (code.co_filename, frame.f_lineno, code.co_qualname if sys.version_info >= (3, 11) else code.co_name)
                 return
             frame = frame.f_back

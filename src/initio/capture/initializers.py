@@ -36,7 +36,7 @@ class Construction:
     `model` has its parameters on the meta device where `origin` is "drawn", and is the caller's own
     module where it is "values". `distributions` covers every parameter and buffer by its first name;
     `sources` gives the line that made the owning module, `module_sources` that of each module path.
-    `initial` holds small known values that are not constant. Lazy parameters, whose shape is not known
+    `origins` knows the line of modules that torch does not, too. `initial` holds small known values that are not constant. Lazy parameters, whose shape is not known
     before the first call, have no entry and are named in `notes`.
     """
 
@@ -47,6 +47,7 @@ class Construction:
     module_sources: dict[str, Source] = field(default_factory=dict[str, Source])
     initial: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict[str, "np.ndarray[Any, Any]"])
     notes: tuple[str, ...] = ()
+    origins: Origins = field(default_factory=Origins, repr=False, compare=False)
 
 
 def construct(factory: Callable[[], nn.Module]) -> Construction:
@@ -64,11 +65,11 @@ def construct(factory: Callable[[], nn.Module]) -> Construction:
         tensors = list(_named(model))
         if not any(recorder.cell(t) is not None for _, t, buffer in tensors if not buffer) and not any(t.is_meta for _, t, _ in tensors):
             built = describe(model)
-            return Construction(model, built.distributions, "values", *_sources(model, origins), built.initial, built.notes)
+            return Construction(model, built.distributions, "values", *_sources(model, origins), built.initial, built.notes, origins)
         distributions, initial, notes = _read(recorder, tensors)
         _materialise(recorder, model)
     sources, module_sources = _sources(model, origins)
-    return Construction(model, distributions, "drawn", sources, module_sources, initial, tuple(notes))
+    return Construction(model, distributions, "drawn", sources, module_sources, initial, tuple(notes), origins)
 
 
 def describe(model: nn.Module) -> Construction:

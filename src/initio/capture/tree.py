@@ -6,83 +6,33 @@ from __future__ import annotations
 import ast
 import inspect
 import linecache
-import sys
 import textwrap
-import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from types import FrameType
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
+
+from initio.capture.births import Origins
 
 from initio.core.record import Source
 from initio.core.tree import ModuleNode, ModuleTree
 
-__all__ = ["Sites", "creation_sites", "module_tree"]
+__all__ = ["module_tree"]
 
 DEPTH = 4
 """Containers are searched this deep."""
 
 MODAL = (nn.modules.dropout._DropoutNd, nn.RReLU)  # pyright: ignore[reportPrivateUsage]
 OWN = frozenset(vars(nn.Module()))
-TORCH = tuple({str(path) for path in torch.__path__})
 
 
-@dataclass
-class Sites:
-    """Where modules were made: identity of the module → source line, while the module lives."""
-
-    lines: dict[int, tuple[weakref.ref[nn.Module], Source]] = field(default_factory=dict[int, "tuple[weakref.ref[nn.Module], Source]"])
-
-    def of(self, module: nn.Module) -> Source | None:
-        """The line that made a module, None where it was not seen (made earlier, or copied)."""
-        reference, source = self.lines.get(id(module), (None, None))
-        return source if reference is not None and reference() is module else None
-
-
-@contextmanager
-def creation_sites() -> Iterator[Sites]:
-    """Note the line outside torch that makes each module, as long as the context is open."""
-    sites = Sites()
-    original = nn.Module.__init__
-
-    def init(self: nn.Module, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        source = _maker(sys._getframe(1), self)  # pyright: ignore[reportPrivateUsage]
-        if source is not None:
-            sites.lines[id(self)] = (weakref.ref(self), source)
-
-    nn.Module.__init__ = init
-    try:
-        yield sites
-    finally:
-        nn.Module.__init__ = original
-
-
-def _maker(frame: FrameType | None, module: nn.Module) -> Source | None:
-    """The innermost frame that is neither torch's nor a constructor of the module itself."""
-    while frame is not None:
-        code = frame.f_code
-        constructor = code.co_argcount > 0 and frame.f_locals.get(code.co_varnames[0]) is module
-        if not constructor and not code.co_filename.startswith(TORCH) and not code.co_filename.startswith("<frozen"):
-            if frame.f_globals.get("__name__", "").startswith("initio.") and "examples" not in frame.f_globals["__name__"]:
-                return None
-            line = frame.f_lineno
-            return Source(code.co_filename, line, code.co_name, linecache.getline(code.co_filename, line).strip())
-        frame = frame.f_back
-    return None
-
-
-def module_tree(model: nn.Module, sites: Sites | None = None) -> ModuleTree:
+def module_tree(model: nn.Module, origins: Origins) -> ModuleTree:
     """Every module object once: the registered ones in their order, then those that only plain containers hold."""
-    sites = sites or Sites()
     found: dict[int, ModuleNode] = {}
     live: list[tuple[str, nn.Module]] = []
     for path, module in model.named_modules(remove_duplicate=False):
-        _add(found, live, path, module, sites, ModuleNode(path, type(module).__name__))
+        _add(found, live, path, module, origins, ModuleNode(path, type(module).__name__))
     position = 0
     while position < len(live):  # grows: what an unregistered module holds is searched too
         owner_path, owner = live[position]
@@ -96,12 +46,12 @@ def module_tree(model: nn.Module, sites: Sites | None = None) -> ModuleTree:
                 for inner, child in module.named_modules(remove_duplicate=False):
                     name = f"{full}.{inner}" if inner else full
                     node = ModuleNode(name, type(child).__name__, False, owner_path, attribute, container, assigned=assigned)
-                    _add(found, live, name, child, sites, node)
+                    _add(found, live, name, child, origins, node)
     return ModuleTree(tuple(found.values()))
 
 
 def _add(
-    found: dict[int, ModuleNode], live: list[tuple[str, nn.Module]], path: str, module: nn.Module, sites: Sites, node: ModuleNode
+    found: dict[int, ModuleNode], live: list[tuple[str, nn.Module]], path: str, module: nn.Module, origins: Origins, node: ModuleNode
 ) -> None:
     if id(module) in found:
         seen = found[id(module)]
@@ -115,7 +65,7 @@ def _add(
         trainable=sum(p.numel() for p in own if p.requires_grad),
         buffers=sum(b.numel() for b in module.buffers(recurse=False)),
         mode=isinstance(module, MODAL),
-        source=sites.of(module),
+        source=origins.source(module),
     )
     live.append((path, module))
 
