@@ -96,6 +96,24 @@ def test_a_checkpointed_block_is_counted_once():
     assert math.isnan(m.gradients["inner.weight"].error)
 
 
+def test_modules_in_plain_lists_and_modules_made_on_the_way_are_measured():
+    class Loose(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.paths = [nn.Linear(4, 4), nn.Linear(4, 4)]
+            self.tied = nn.Linear(4, 4)
+            self.tied.bias = self.paths[0].bias
+
+        def forward(self, x):
+            return self.tied(nn.ReLU()(self.paths[0](x) + self.paths[1](x)))
+
+    original = nn.Module.__call__
+    m = measure(Loose, "5x4", draws=2)
+    assert set(m.outputs) == {("paths[0]", 0, 0), ("paths[1]", 0, 0), ("~ReLU", 0, 0), ("tied", 0, 0), ("", 0, 0)}
+    assert list(m.gradients) == ["tied.weight", "tied.bias", "paths[0].weight", "paths[1].weight", "paths[1].bias"]
+    assert nn.Module.__call__ is original
+
+
 def test_a_parameter_without_a_gradient_is_named():
     class Unused(nn.Module):
         def __init__(self):

@@ -35,7 +35,9 @@ class Estimate:
         second = math.fsum(w * s for w, s in zip(weights, seconds, strict=True))
         mean = math.fsum(w * m for w, m in zip(weights, means, strict=True))
         error = math.nan
-        if draws > 1:
+        if min(seconds) == max(seconds):  # Exactly, where weights that sum to 1 only nearly would leave a rounding error.
+            second, error = seconds[0], 0.0 if draws > 1 else math.nan
+        elif draws > 1:
             spread = math.hypot(*(w * (s - second) for w, s in zip(weights, seconds, strict=True)))
             error = spread * math.sqrt(draws / (draws - 1))
         return cls(mean, second, error, draws, shape, tuple(seconds))

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from initio.capture.modules import Tree
 from initio.core.errors import InitioError
 from initio.core.estimate import Estimate
 from initio.core.inputs import InputSpec, normalise
@@ -154,17 +155,15 @@ def _run(
         return item
 
     positional, named = sample(arguments[0]), sample(arguments[1])
-    watch = _Watch(model)
-    try:
+    with _Watch(model) as watch:
         result = model(*positional, **named)
-    finally:
-        watch.close()
+    parameters = watch.parameters()
     weights: _Draw = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         _note(weights, name, parameter)
     _backward(result, loss)
     gradients: _Draw = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         _note(gradients, name, parameter.grad)
     reached: _Draw = {}
     for name, tensor in drawn.items():
@@ -193,33 +192,65 @@ def _note(draw: _Draw, key: Any, tensor: Tensor | None) -> None:
 
 
 class _Watch:
-    """Hooks that take the statistics at once, so that a later in-place operation cannot change what is measured."""
+    """Takes the statistics of every module call at once, so that a later in-place operation cannot change what is measured.
+
+    Ends with the forward pass: the recomputation of a checkpointed block in the backward pass is no new call. The paths are those of a
+    recording, which knows modules in plain lists and modules made during the call, too.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.outputs: _Draw = {}
         self.cotangents: _Draw = {}
-        self._calls: dict[str, int] = {}
-        self._handles = [module.register_forward_hook(self._hook(path)) for path, module in model.named_modules()]
+        self._tree = Tree(model)
+        self._counts: dict[str, int] = {}
+        self._stack: list[str] = []
+        self._made: list[nn.Module] = []
 
-    def _hook(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, arguments: Any, result: Any) -> None:
-            call = self._calls.get(path, 0)
-            self._calls[path] = call + 1
-            for index, tensor in enumerate(tensors(result)):
-                key = (path, call, index)
-                _note(self.outputs, key, tensor)
-                if tensor.requires_grad:
-                    tensor.register_hook(self._cotangent(key))
+    def __enter__(self) -> _Watch:
+        original = self._original = nn.Module.__call__
 
-        return hook
+        def call(module: nn.Module, *arguments: Any, **named: Any) -> Any:
+            path = self._path(module)
+            index = self._counts.get(path, 0)
+            self._counts[path] = index + 1
+            self._stack.append(path)
+            try:
+                result = original(module, *arguments, **named)
+            finally:
+                self._stack.pop()
+            self._finish(path, index, result)
+            return result
 
-    def _cotangent(self, key: Key) -> Callable[[Tensor], None]:
+        nn.Module.__call__ = call
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        nn.Module.__call__ = self._original
+
+    def parameters(self) -> dict[str, Tensor]:
+        """First name → parameter, once each."""
+        found: dict[int, tuple[str, Tensor]] = {}
+        for name, _, _, tensor in self._tree.tensors("parameters"):
+            found.setdefault(id(tensor), (name, tensor))
+        return dict(found.values())
+
+    def _path(self, module: nn.Module) -> str:
+        path = self._tree.paths.get(id(module))
+        if path is None:
+            parent = self._stack[-1] if self._stack else ""
+            path = self._tree.paths[id(module)] = f"{parent}.~{type(module).__name__}" if parent else f"~{type(module).__name__}"
+            self._made.append(module)
+        return path
+
+    def _finish(self, path: str, call: int, result: Any) -> None:
+        for index, tensor in enumerate(tensors(result)):
+            key = (path, call, index)
+            _note(self.outputs, key, tensor)
+            if tensor.requires_grad:
+                tensor.register_hook(self._hook(key))
+
+    def _hook(self, key: Key) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
             _note(self.cotangents, key, gradient)
 
         return hook
-
-    def close(self) -> None:
-        """Stop counting calls: the recomputation of a checkpointed block in the backward pass is no new call."""
-        for handle in self._handles:
-            handle.remove()
