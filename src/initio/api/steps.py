@@ -47,7 +47,10 @@ def analyze(model_or_factory: Any, inputs: Any, *, loss: Loss = None, train: boo
     if not any(node.trainable or node.parameters for node in tree.modules) and not any(True for _ in model.parameters()):
         remedy = "Register its layers as attributes, nn.ModuleList or nn.Parameter; there is nothing to initialise otherwise."
         raise InitioError("a model with parameters", f"{type(model).__name__} has none", where="model", remedy=remedy)
-    record = capture.record(model, args, kwargs, loss=loss, train=train, construction=construction)
+    try:
+        record = capture.record(model, args, kwargs, loss=loss, train=train, construction=construction)
+    except capture.RecordingError as error:
+        raise InitioError("a step that can be recorded", str(error), where="record") from error
     propagate = importlib.import_module("initio.interpreters.propagate")
     summaries = {value: _summary(moments) for value, moments in propagate.propagate(record).items()}
     return Analysis.build(record, summaries, tree=tree)
@@ -83,7 +86,9 @@ def _returning_module(factory: Callable[[], Any], name: str) -> Callable[[], Any
         model = factory()
         if not isinstance(model, torch.nn.Module):
             came = f"{name} returned {type(model).__name__}"
-            raise InitioError("a factory that returns a torch.nn.Module", came, where="model_or_factory", remedy="Return the model from it.")
+            raise InitioError(
+                "a factory that returns a torch.nn.Module", came, where="model_or_factory", remedy="Return the model from it."
+            )
         return model
 
     return build
@@ -156,7 +161,14 @@ def check(
 
 
 def measure(
-    model_or_factory: Any, inputs: Any, *, draws: int = 8, loss: Loss = None, train: bool = True, seed: int = 0, progress: bool | None = None
+    model_or_factory: Any,
+    inputs: Any,
+    *,
+    draws: int = 8,
+    loss: Loss = None,
+    train: bool = True,
+    seed: int = 0,
+    progress: bool | None = None,
 ) -> Measurement:
     """Build and run the real model `draws` times, forward and backward, and average the moments of all outputs and gradients.
 

@@ -86,7 +86,9 @@ def _factory(found: Any, name: str, text: str, kwargs: dict[str, Any]) -> Any:
         raise InitioError("a model or a factory", f"{name} is of type {type(found).__name__}", where=text, remedy=remedy)
     if inspect.isclass(found) and not issubclass(found, torch.nn.Module):
         remedy = "Name a torch.nn.Module class, an instance of one, or a function that returns one."
-        raise InitioError("a torch.nn.Module class", f"{name} is the class {found.__module__}.{found.__qualname__}", where=text, remedy=remedy)
+        raise InitioError(
+            "a torch.nn.Module class", f"{name} is the class {found.__module__}.{found.__qualname__}", where=text, remedy=remedy
+        )
     fits(found, name, text, kwargs)
     return functools.partial(found, **kwargs) if kwargs else found
 
@@ -98,14 +100,21 @@ def fits(factory: Callable[..., Any], name: str, text: str, kwargs: dict[str, An
     except (TypeError, ValueError):
         return
     kinds = inspect.Parameter
-    needed = [p.name for p in signature.parameters.values() if p.default is kinds.empty and p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
+    needed = [
+        p.name
+        for p in signature.parameters.values()
+        if p.default is kinds.empty and p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
+    ]
     if missing := [n for n in needed if n not in kwargs]:
-        remedy = "Give each, such as " + " ".join(f"--arg {n}=VALUE" for n in missing) + "; or name a function without arguments that builds it."
+        remedy = (
+            "Give each, such as " + " ".join(f"--arg {n}=VALUE" for n in missing) + "; or name a function without arguments that builds it."
+        )
         raise InitioError(f"all arguments of {name}{signature}", f"{', '.join(missing)} came without a value", where=text, remedy=remedy)
-    if not any(p.kind is kinds.VAR_KEYWORD for p in signature.parameters.values()):
-        if unknown := [n for n in kwargs if n not in signature.parameters]:
-            takes = ", ".join(signature.parameters) or "no arguments"
-            raise InitioError(f"arguments of {name}{signature}", f"{', '.join(unknown)} came", where="--arg", remedy=f"It takes {takes}.")
+    if any(p.kind is kinds.VAR_KEYWORD for p in signature.parameters.values()):
+        return
+    if unknown := [n for n in kwargs if n not in signature.parameters]:
+        takes = ", ".join(signature.parameters) or "no arguments"
+        raise InitioError(f"arguments of {name}{signature}", f"{', '.join(unknown)} came", where="--arg", remedy=f"It takes {takes}.")
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -150,7 +159,9 @@ def _unimportable(place: str, error: BaseException) -> Exception:
     if isinstance(error, SyntaxError) and error.filename:
         where = f"{error.filename}:{error.lineno}"
     else:
-        inside = [frame for frame in frames if "importlib" not in frame.filename and not frame.filename.startswith(str(Path(__file__).parent))]
+        inside = [
+            frame for frame in frames if "importlib" not in frame.filename and not frame.filename.startswith(str(Path(__file__).parent))
+        ]
         where = f"{inside[-1].filename}:{inside[-1].lineno}" if inside else place
     came = f"importing {place} raised {type(error).__name__}: {error}"
     return InitioError("a file that can be imported", came, where=where, remedy="Make `python -c 'import …'` work on it first.")
@@ -172,5 +183,7 @@ def _hint(text: str) -> str:
             near = _candidates(_from_file(path))
         except InitioError as error:
             return str(error)
-        return f"Name what is in it: {', '.join(f'{text}:{name}' for name in near)}." if near else "It holds no module class and no function."
+        return (
+            f"Name what is in it: {', '.join(f'{text}:{name}' for name in near)}." if near else "It holds no module class and no function."
+        )
     return "Say where the model is and, after a colon, what it is called."

@@ -89,7 +89,9 @@ def _read_config(library: Any, path: Path, kwargs: dict[str, Any]) -> Any:
     except OSError as error:
         raise InitioError("a readable config.json", f"{path}: {error.strerror}", where="TARGET", remedy="Check the path.") from error
     except json.JSONDecodeError as error:
-        raise InitioError("JSON", f"{path} is not: {error}", where="TARGET", remedy="Give the config.json of a transformers model.") from error
+        raise InitioError(
+            "JSON", f"{path} is not: {error}", where="TARGET", remedy="Give the config.json of a transformers model."
+        ) from error
     if not isinstance(data, dict) or data.get("model_type") not in library.models.auto.configuration_auto.CONFIG_MAPPING_NAMES:
         came = f"{path} has none that this transformers knows"
         raise InitioError('a "model_type"', came, where="TARGET", remedy='Add "model_type": "llama", say, or update transformers.')
@@ -114,7 +116,9 @@ def _hf_inputs(configuration: Any, model: Any) -> dict[str, str] | None:
     main = getattr(model, "main_input_name", "input_ids")
     text = configuration.get_text_config()
     vocabulary = getattr(text, "vocab_size", None)
-    positions = next((n for key in ("max_position_embeddings", "n_positions") if isinstance(n := getattr(text, key, None), int) and n > 0), TOKENS)
+    positions = next(
+        (n for key in ("max_position_embeddings", "n_positions") if isinstance(n := getattr(text, key, None), int) and n > 0), TOKENS
+    )
     ids = f"2x{min(TOKENS, positions)}:int({vocabulary})"
     if main == "input_ids" and vocabulary:
         return {"input_ids": ids, "decoder_input_ids": ids} if configuration.is_encoder_decoder else {"input_ids": ids}

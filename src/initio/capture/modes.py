@@ -30,12 +30,13 @@ _SKIP = tuple(
         os.path.join(sysconfig.get_paths()["stdlib"], "contextlib"),
     )
 )
+_EXAMPLES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "examples", "")
 _SKIP_FILES = {sysconfig.get_paths()["stdlib"] + "/" + name for name in ("contextlib.py", "functools.py", "copy.py", "warnings.py")}
 _SMALL = 1 << 12
 
 
 def _foreign(file: str) -> bool:
-    return not file.startswith(_SKIP) and not file.startswith("<") and file not in _SKIP_FILES
+    return (not file.startswith(_SKIP) or file.startswith(_EXAMPLES)) and not file.startswith("<") and file not in _SKIP_FILES
 
 
 boundaries: set[Any] = set()

@@ -14,7 +14,6 @@ from typing import Any
 from torch import nn
 
 from initio.capture.births import Origins
-
 from initio.core.record import Source
 from initio.core.tree import ModuleNode, ModuleTree
 
@@ -120,7 +119,13 @@ def _assignment(kind: type, attribute: str) -> Source | None:
         except (OSError, TypeError, SyntaxError):
             continue
         for statement in ast.walk(tree):
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target] if isinstance(statement, ast.AnnAssign) else []
+            targets = (
+                statement.targets
+                if isinstance(statement, ast.Assign)
+                else [statement.target]
+                if isinstance(statement, ast.AnnAssign)
+                else []
+            )
             for target in targets:
                 name = target.attr if isinstance(target, ast.Attribute) else target.id if isinstance(target, ast.Name) else None
                 if name == attribute:

@@ -54,6 +54,15 @@ class Context:
         return {parameter.value: parameter for parameter in self.record.parameters}
 
     @cached_property
+    def carrying(self) -> frozenset[int]:
+        """Values of the forward pass and the loss that are computed from an input of the model."""
+        carrying = {item.value for item in self.record.inputs}
+        for node in self.record.nodes:
+            if node.phase != "backward" and any(value in carrying for value in node.inputs):
+                carrying.update(value for value in node.outputs if value is not None)
+        return frozenset(carrying)
+
+    @cached_property
     def modules(self) -> dict[str, ModuleNode]:
         """Path → module."""
         return self.tree.by_path()

@@ -15,9 +15,9 @@ def unregistered_submodule(context: Context) -> Iterator[Found]:
     """Modules kept in a list, tuple, dict, set or dataclass are invisible to torch.
 
     ## What it does
-    Looks for modules that hang on the model through a plain container and are registered nowhere else, and that
-    have trainable parameters, or depend on the training mode. Modules without either (a list of activations), and frozen
-    ones (a teacher that is hidden on purpose) are not reported.
+    Looks for modules that hang on the model through a plain container, are registered nowhere else, and
+    are called in the step, with trainable parameters or a dependence on the training mode. Modules without either (a list of
+    activations), and frozen ones (a teacher that is hidden on purpose) are not reported.
 
     ## Why is this bad
     `parameters()` does not yield their weights: the optimiser never trains them, `.to(device)` leaves them behind, `state_dict()`
@@ -65,6 +65,7 @@ def unregistered_submodule(context: Context) -> Iterator[Found]:
     """
     held: dict[tuple[str, str], list[int]] = {}
     modules = context.tree.modules
+    called = {call.module for call in context.record.calls}
     for position, module in enumerate(modules):
         if not module.registered:
             held.setdefault((module.owner, module.attribute), []).append(position)
@@ -72,13 +73,13 @@ def unregistered_submodule(context: Context) -> Iterator[Found]:
         inside = [modules[position] for position in positions]
         parameters = sum(module.trainable for module in inside)
         modal = [module for module in inside if module.mode]
-        if not parameters and not modal:
+        if not (parameters or modal) or not any(module.path in called for module in inside):
             continue
         first = next(module for module in inside if module.trainable or module.mode)
         what = f"{parameters:,} trainable weights" if parameters else f"{len(modal)} layers that must follow train() and eval()"
         wrapper = WRAPPERS.get(first.container)
         yield Found(
-            message=f"a plain {first.container} keeps {len(inside)} modules with {what} out of parameters(), state_dict(), .to() and eval().",
+            message=f"a plain {first.container} keeps {len(inside)} modules ({what}) out of parameters(), state_dict() and .to().",
             module=owner,
             source=first.assigned or first.source,
             evidence={"modules": len(inside), "parameters": parameters, "attribute": attribute},

@@ -15,29 +15,29 @@ def main(arguments: list[str] | None = None) -> None:
 
 def status(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    import click
+    import typer
     from rich.console import Console
 
-    from initio.cli.app import command
+    from initio.cli.app import app
     from initio.core.errors import InitioError
 
     errors = Console(stderr=True, highlight=False)
     try:
-        result = command().main(args=arguments, prog_name="initio", standalone_mode=False)
+        result = typer.main.get_command(app).main(args=arguments, prog_name="initio", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as leave:
+    except typer.Exit as leave:
         return leave.exit_code
-    except click.exceptions.Abort:
-        errors.print("[bold]initio[/]: interrupted")
-    except click.ClickException as error:
-        error.show()
     except InitioError as error:
         _say(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         errors.print("[bold]initio[/]: interrupted")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
+        usage = getattr(error, "show", None)  # typer carries its own copy of click, or click itself, by version
+        if usage is not None:
+            usage()
+            return 2
         if os.environ.get("INITIO_DEBUG"):
             raise
         _say(f"Initio itself failed: {type(error).__name__}: {error}. INITIO_DEBUG=1 shows where; please report it with the model.")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from initio.cli.output import console, write
 
-if TYPE_CHECKING:
-    import click
-
-__all__ = ["command"]
+__all__ = ["app"]
 
 app = typer.Typer(
     name="initio", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown",
@@ -48,13 +45,24 @@ class FailOn(str, Enum):
 
 TARGET = "FILE.py:NAME, PACKAGE.MODULE:NAME, torchvision:NAME, timm:NAME, hf:MODEL_TYPE or hf:PATH/config.json"
 TargetOf = Annotated[str, typer.Argument(metavar="TARGET", help=TARGET)]
-SomeTarget = Annotated[str | None, typer.Argument(metavar="[TARGET]", help=TARGET + "; without one, the example models that ship with Initio")]
+SomeTarget = Annotated[
+    str | None, typer.Argument(metavar="[TARGET]", help=TARGET + "; without one, the example models that ship with Initio")
+]
 Inputs = Annotated[
     list[str] | None,
-    typer.Option("--input", "-i", metavar="INPUT", help="[NAME=]SHAPE[:KIND][:DTYPE], such as 8x3x224x224 or input_ids=2x128:int(50257); repeat it for several"),
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="INPUT",
+        help="[NAME=]SHAPE[:KIND][:DTYPE], such as 8x3x224x224 or input_ids=2x128:int(50257); repeat it for several",
+    ),
 ]
-Args = Annotated[list[str] | None, typer.Option("--arg", "-a", metavar="NAME=VALUE", help="Argument of the class, factory or configuration")]
-Loss = Annotated[str | None, typer.Option("--loss", help="cross_entropy, nll, mse, bce_with_logits, or model (the loss that the model returns)")]
+Args = Annotated[
+    list[str] | None, typer.Option("--arg", "-a", metavar="NAME=VALUE", help="Argument of the class, factory or configuration")
+]
+Loss = Annotated[
+    str | None, typer.Option("--loss", help="cross_entropy, nll, mse, bce_with_logits, or model (the loss that the model returns)")
+]
 Eval = Annotated[bool, typer.Option("--eval", help="Evaluation mode instead of training mode")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there instead of to the terminal")]
 Select = Annotated[list[str] | None, typer.Option("--select", help="Only codes that begin so; repeat, or separate by commas")]
@@ -219,7 +227,13 @@ def _resolved(target: str, inputs: list[str] | None, arg: list[str] | None) -> t
 
 
 def _report(
-    target: str, inputs: list[str] | None, arg: list[str] | None, loss: str | None, evaluate: bool, select: tuple[str, ...], ignore: tuple[str, ...]
+    target: str,
+    inputs: list[str] | None,
+    arg: list[str] | None,
+    loss: str | None,
+    evaluate: bool,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
 ) -> Any:
     from dataclasses import replace
 
@@ -237,8 +251,3 @@ def _examples() -> list[str]:
 
     names = sorted(info.name for info in pkgutil.iter_modules([str(files("initio.examples"))]))
     return [f"initio.examples.{name}:Model" for name in names]
-
-
-def command() -> click.Command:
-    """The click command of all this."""
-    return typer.main.get_command(app)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -23,7 +23,7 @@ def console(sink: TextIO) -> Console:
 
 
 @contextmanager
-def write(path: Path | None) -> Iterator[TextIO]:
+def write(path: Path | None) -> Generator[TextIO]:
     """The standard output, or a temporary file beside `path` that takes its place on success.
 
     Raises:

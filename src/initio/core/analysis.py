@@ -237,13 +237,9 @@ class Analysis:
             for position, value in enumerate(node.outputs):
                 if value is None or not (self.record.values[value].floating or value in self.summary):
                     continue
-                here = self.of(value)
-                found.append(
-                    NodeResult(
-                        node.id, position, value, node.op, node.module, node.phase, node.source, self.record.values[value].shape,
-                        here.mean, here.rms, here.std, here.claim, here.reason,
-                    )  # fmt: skip
-                )
+                here, shape = self.of(value), self.record.values[value].shape
+                moments = (here.mean, here.rms, here.std, here.claim, here.reason)
+                found.append(NodeResult(node.id, position, value, node.op, node.module, node.phase, node.source, shape, *moments))
         return tuple(found)
 
     @cached_property

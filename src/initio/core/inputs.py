@@ -120,7 +120,7 @@ def normalise(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         kwargs = {name: _one(value, name) for name, value in named.items()}
         return (), kwargs
     several = isinstance(inputs, (list, tuple)) and not _is_shape(cast("tuple[Any, ...]", inputs))
-    items = [_one(item, "") for item in (cast("Iterable[Any]", inputs) if several else (inputs,))]
+    items = [_one(item, "") for item in cast("Iterable[Any]", inputs if several else (inputs,))]
     if not any(isinstance(item, InputSpec) for item in items):
         raise InitioError("at least one input tensor", f"got {inputs!r}", where="inputs", remedy=f"Describe it, for example as {GRAMMAR}.")
     names = [item.name for item in items if isinstance(item, InputSpec) and item.name]
@@ -150,7 +150,8 @@ def _one(value: Any, name: str) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, (list, tuple)):
-        return type(value)(_one(item, "") for item in cast("Iterable[Any]", value))
+        nested = [_one(item, "") for item in cast("Iterable[Any]", value)]
+        return tuple(nested) if isinstance(value, tuple) else nested
     if isinstance(value, Mapping):
         return {key: _one(item, "") for key, item in cast("Mapping[str, Any]", value).items()}
     raise InitioError(
@@ -166,7 +167,9 @@ def _from_tensor(tensor: Any, name: str) -> InputSpec:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if getattr(getattr(tensor, "device", None), "type", "cpu") == "meta":
         if dtype not in FLOATS:
-            raise InitioError("an input with values", f"got a meta tensor of dtype {dtype}", remedy="Give its range, such as 2x128:int(50257).")
+            raise InitioError(
+                "an input with values", f"got a meta tensor of dtype {dtype}", remedy="Give its range, such as 2x128:int(50257)."
+            )
         return InputSpec(shape, dtype, Distribution("normal", {"mean": 0.0, "std": 1.0}, shape), name)
     if math.prod(shape) == 0:
         return InputSpec(shape, dtype, Distribution("constant", {"value": 0.0}, shape), name, tensor)
@@ -177,7 +180,9 @@ def _from_tensor(tensor: Any, name: str) -> InputSpec:
         mean, second = float(tensor.mean()), float((tensor.astype("float64") ** 2).mean())
     if not math.isfinite(second):
         where = f"input {name!r}" if name else "inputs"
-        raise InitioError("finite input values", "the tensor holds NaN or infinity", where=where, remedy="Clean it, or give its shape alone.")
+        raise InitioError(
+            "finite input values", "the tensor holds NaN or infinity", where=where, remedy="Clean it, or give its shape alone."
+        )
     std = math.sqrt(max(second - mean * mean, 0.0))
     return InputSpec(shape, dtype, Distribution("values", {"mean": mean, "std": std}, shape), name, tensor)
 

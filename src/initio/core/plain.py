@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
+import numpy as np
+
 __all__ = ["dumps", "plain"]
 
 
@@ -28,8 +30,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, (tuple, list, set, frozenset)):
-        return [plain(item) for item in cast("tuple[Any, ...]", tuple(value))]  # pyright: ignore[reportUnknownArgumentType]
-    if hasattr(value, "item"):
+        return [plain(item) for item in cast("list[Any]", value)]
+    if isinstance(value, np.generic):
         return plain(value.item())
     return str(value)
 

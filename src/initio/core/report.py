@@ -63,7 +63,9 @@ class Report:
         lines = [f"{self.target}: " + (", ".join(f"{self.count(s)} {s}s" for s in SEVERITIES if self.count(s)) or "no findings")]
         for finding in self.findings:
             place = f" at {finding.source}" if finding.source else ""
-            lines.append(f"{finding.code} {finding.severity}: {finding.module or '(model)'}{place}: {finding.message} {finding.remedy}".rstrip())
+            lines.append(
+                f"{finding.code} {finding.severity}: {finding.module or '(model)'}{place}: {finding.message} {finding.remedy}".rstrip()
+            )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 

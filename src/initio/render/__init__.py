@@ -1,0 +1,1 @@
+"""How results look: for a terminal, as JSON, as Markdown."""

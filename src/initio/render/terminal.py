@@ -102,7 +102,11 @@ def show(analysis: Analysis, console: Console, *, nodes: bool = False, title: st
         console.print(Text(f"{len(analysis.unknown)} operation outputs without a claim", style="bold yellow"))
         for reason, some in _by_reason(analysis.unknown).items():
             ops = ", ".join(dict.fromkeys(node.op for node in some))
-            console.print(Padding(Text(f"{len(some)} × {reason}  [{ops}] first in {some[0].module or '(model)'} {place(some[0].source)}"), (0, 0, 0, 2)))
+            console.print(
+                Padding(
+                    Text(f"{len(some)} × {reason}  [{ops}] first in {some[0].module or '(model)'} {place(some[0].source)}"), (0, 0, 0, 2)
+                )
+            )
     for note in analysis.notes:
         console.print(Text(f"note: {note}", style="dim"))
 
@@ -148,7 +152,9 @@ def _nodes(nodes: Sequence[NodeResult]) -> Table:
     table = _table("operation", "phase", "shape", "mean", "rms", "claim")
     for node in nodes:
         op = node.op.removeprefix("aten.") + (f"[{node.output}]" if node.output else "")
-        table.add_row(Text(f"{node.module} {op}".strip()), node.phase, "x".join(map(str, node.shape)), number(node.mean), number(node.rms), node.claim)
+        table.add_row(
+            Text(f"{node.module} {op}".strip()), node.phase, "x".join(map(str, node.shape)), number(node.mean), number(node.rms), node.claim
+        )
     return table
 
 

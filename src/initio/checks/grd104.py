@@ -1,0 +1,136 @@
+"""GRD104: a gradient that shrinks or grows by a factor in every layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from initio.checks.framework import Context, Found, check
+from initio.checks.spine import Layer, decay, layers
+from initio.core.finding import Fix
+
+
+@check("GRD104", "vanishing-gradient / exploding-gradient", "warning")
+def vanishing_gradient(context: Context) -> Iterator[Found]:
+    """The gradient shrinks or grows geometrically on its way back to the first layers.
+
+    ## What it does
+    Follows the way that most of the signal takes, and looks at the predicted second moment of the gradient that arrives at the output of
+    every layer with weights on it, from the last to the first. Reported is a course that lasts at least five layers, changes the rms more
+    than a thousandfold in all, and goes the same way in most of its steps. A skip carries the gradient past such layers and is followed
+    instead.
+
+    ## Why is this bad
+    The layers near the input hardly move while those near the output do (or the other way round): one learning rate cannot serve both, and
+    in half precision the small gradients are zero.
+
+    ## Example
+    ```python
+    from torch import nn
+
+    INPUT = "16x64"
+
+    def Model(depth=60, width=64):
+        layers = [nn.Sequential(nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()) for _ in range(depth)]
+        return nn.Sequential(*layers, nn.Linear(width, 10))
+    ```
+
+    ## Use instead
+    ```python
+    from torch import nn
+
+    INPUT = "16x64"
+
+    class Block(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.linear = nn.Linear(width, width, bias=False)
+            self.norm = nn.BatchNorm1d(width)
+            self.act = nn.ReLU()
+
+        def forward(self, x):
+            return x + self.act(self.norm(self.linear(x)))
+
+    def Model(depth=60, width=64):
+        return nn.Sequential(*(Block(width) for _ in range(depth)), nn.Linear(width, 10))
+    ```
+
+    ## References
+    * Yang, Pennington, Rao, Sohl-Dickstein and Schoenholz 2019, *A mean field theory of batch normalization*: π/(π − 1) per layer
+    * He, Zhang, Ren and Sun 2016, *Identity mappings in deep residual networks*, eq. 5
+    """
+    run = [layer for layer in layers(context) if layer is not None]
+    cotangents = _cotangents(context)
+    seconds = [context.analysis.of_gradient(cotangents.get(layer.value)).second for layer in run]
+    course = decay(seconds[::-1])
+    if course is None:
+        return
+    known = [layer for layer, second in zip(run, seconds, strict=True) if second == second and second > 0]
+    first, last = known[0], known[-1]
+    ends = (
+        f"rms {math.sqrt(course.first):.3g} at {_name(last, 'the last layer')}, {math.sqrt(course.last):.3g} at {_name(first, 'the first')}"
+    )
+    yield Found(
+        message=f"on the way back each layer multiplies the second moment of the gradient by {course.rate:.3g}: {course.ratio:.2g} of it "
+        f"after {course.depth} layers ({ends}).",
+        module=first.module,
+        source=context.made(first.module) or first.node.source,
+        evidence=course.evidence,
+        remedy="Initialise with the gain of the activation, add skips around the layers, or put norms before them.",
+        fix=Fix("Initialise with the gain that keeps the gradient's second moment", "unsafe"),
+        also=tuple(layer.module for layer in run if layer.module and layer is not first),
+        entity=course.direction,
+        name=f"{course.direction}-gradient",
+    )
+
+
+def _name(layer: Layer, otherwise: str) -> str:
+    return layer.module or otherwise
+
+
+def _cotangents(context: Context) -> dict[int, int]:
+    """Value → its cotangent: from the module calls that return it, else from the node that makes the weight's gradient."""
+    found: dict[int, int] = {}
+    for call in context.record.calls:
+        for value, cotangent in zip(call.outputs, call.cotangents, strict=False):
+            if cotangent is not None:
+                found.setdefault(value, cotangent)
+    weights = {parameter.value: parameter for parameter in context.record.parameters if parameter.gradient is not None}
+    for layer in layers(context):
+        if layer is not None and layer.value not in found:
+            gradients = [weights[v].gradient for v in _origins(context, layer) if v in weights]
+            arriving = _arriving(context, next((g for g in gradients if g is not None), None))
+            if arriving is not None:
+                found[layer.value] = arriving
+    return found
+
+
+def _origins(context: Context, layer: Layer) -> list[int]:
+    """The parameters that a contraction reads, through views of them."""
+    found: list[int] = []
+    for value in layer.node.inputs:
+        node = context.producers.get(value)
+        while value not in context.carrying and node is not None and len(node.inputs) == 1:
+            value = node.inputs[0]
+            node = context.producers.get(value)
+        found.append(value)
+    return found
+
+
+def _arriving(context: Context, gradient: int | None) -> int | None:
+    """The cotangent that the node making a weight's gradient reads beside the layer's input."""
+    node = None if gradient is None else context.producers.get(gradient)
+    while node is not None and len(node.inputs) == 1:
+        node = context.producers.get(node.inputs[0])
+    if node is None:
+        return None
+    made = [v for v in node.inputs if (origin := _source(context, v)) is not None and origin != "forward"]
+    return made[0] if made else None
+
+
+def _source(context: Context, value: int) -> str | None:
+    """The phase in which a value, seen through views, was made."""
+    node = context.producers.get(value)
+    while node is not None and node.phase == "backward" and len(node.inputs) == 1 and node.inputs[0] in context.producers:
+        node = context.producers[node.inputs[0]]
+    return None if node is None else node.phase

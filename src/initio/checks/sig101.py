@@ -1,0 +1,98 @@
+"""SIG101: a signal that shrinks or grows by a factor in every layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from initio.checks.framework import Context, Found, check
+from initio.checks.spine import decay, layers, segments
+from initio.core.finding import Fix
+
+LARGEST = {"float16": 65504.0, "bfloat16": 3.39e38, "float32": 3.40e38, "float64": 1.8e308}
+
+
+@check("SIG101", "vanishing-signal / exploding-signal", "warning")
+def vanishing_signal(context: Context) -> Iterator[Found]:
+    """The activations shrink or grow geometrically with depth, by the initialisation alone.
+
+    ## What it does
+    Follows the largest contribution from the output back to the input, and looks at the predicted second moment after every
+    layer with weights on that way, between one norm and the next. Reported is a course that lasts at least five layers, changes
+    the rms more than a thousandfold in all, and goes the same way in most of its steps; of a signal with biases, the part in which
+    two samples differ. Also reported: an rms that the dtype cannot hold. Layers that start at exactly zero are not counted.
+
+    ## Why is this bad
+    Past a few such layers all inputs look alike (or overflow), and the gradient shrinks or grows with them, so that the first layers
+    don't train. The default `nn.Linear` with ReLU keeps a sixth of the second moment per layer.
+
+    ## Example
+    ```python
+    from torch import nn
+
+    INPUT = "16x64"
+
+    def Model(depth=20, width=64):
+        layers = [nn.Sequential(nn.Linear(width, width, bias=False), nn.ReLU()) for _ in range(depth)]
+        return nn.Sequential(*layers, nn.LayerNorm(width), nn.Linear(width, 10))
+    ```
+
+    ## Use instead
+    ```python
+    from torch import nn
+
+    INPUT = "16x64"
+
+    def Model(depth=20, width=64):
+        layers = [nn.Sequential(nn.Linear(width, width, bias=False), nn.ReLU()) for _ in range(depth)]
+        for layer in layers:
+            nn.init.kaiming_normal_(layer[0].weight, nonlinearity="relu")
+        return nn.Sequential(*layers, nn.LayerNorm(width), nn.Linear(width, 10))
+    ```
+
+    ## References
+    * He, Zhang, Ren and Sun 2015, *Delving deep into rectifiers*, eq. 10: the gain 2 that ReLU needs
+    * [pytorch#15314](https://github.com/pytorch/pytorch/issues/15314): what the default keeps
+    """
+    analysis, record = context.analysis, context.record
+    for run in segments(layers(context)):
+        summaries = [analysis.of(layer.value) for layer in run]
+        course = decay([s.second if math.isnan(s.varying) else s.varying for s in summaries])
+        if course is not None:
+            first, last = run[0], run[-1]
+            what = "keeps {} of" if course.direction == "vanishing" else "multiplies by {}"
+            begin, end = first.module or "the first", last.module or "the last"
+            ends = f"rms {math.sqrt(course.first):.3g} after {begin}, {math.sqrt(course.last):.3g} after {end}"
+            yield Found(
+                message=f"each layer {what.format(_factor(course.rate))} the second moment: {course.ratio:.2g} of it "
+                f"after {course.depth} layers ({ends}).",
+                module=last.module,
+                source=context.made(last.module) or last.node.source,
+                evidence=course.evidence,
+                remedy=f"Multiply the std of these weights by {course.rate**-0.5:.3g} (kaiming_normal_ for ReLU), or add norms.",
+                fix=Fix("Initialise with the gain that keeps the second moment", "unsafe"),
+                also=tuple(layer.module for layer in run[:-1] if layer.module),
+                entity=course.direction,
+                name=f"{course.direction}-signal",
+            )
+    for node in record.nodes:
+        for value in node.outputs:
+            if value is None or node.phase != "forward" or value not in analysis.summary:
+                continue
+            limit = LARGEST.get(record.values[value].dtype)
+            rms = analysis.of(value).rms
+            if limit is not None and rms == rms and rms > limit / 4:
+                yield Found(
+                    message=f"the output of {node.op} has rms {rms:.3g}; {record.values[value].dtype} ends at {limit:.3g}.",
+                    module=node.module,
+                    source=node.source,
+                    evidence={"rms": rms, "limit": limit},
+                    remedy="Scale the weights before it down, put a norm before it, or use a wider dtype.",
+                    entity="overflow",
+                    group="overflow",
+                    name="exploding-signal",
+                )
+
+
+def _factor(rate: float) -> str:
+    return f"1/{1 / rate:.3g}" if rate < 0.5 else f"{rate:.3g}"
