@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import UninitializedTensorMixin
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
-from initio.capture.laws import describe_values
+from initio.capture.laws import constant, describe_values
 from initio.capture.replay import Blank, Cell, Known, Node, Read, Replay, Write, geometry_of, schema_name
-from initio.capture.written import laws_written
+from initio.capture.written import laws_written, parts_written
 
 __all__ = ["Recorder"]
 
@@ -72,6 +73,8 @@ class Recorder(TorchDispatchMode):
 
     def cell(self, tensor: Tensor) -> Cell | None:
         """The history of a tensor's storage, if it is followed."""
+        if tensor.layout is not torch.strided or isinstance(tensor, UninitializedTensorMixin):
+            return None
         entry = self.cells.get(tensor.untyped_storage()._cdata)
         return None if entry is None else entry[1]
 
@@ -141,7 +144,7 @@ class Recorder(TorchDispatchMode):
             kwargs = self._without_storage(schema.name, args, kwargs)
         leaves, spec = tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        followed = any(t.is_meta or t.untyped_storage()._cdata in self.cells for t in tensors)
+        followed = any(t.is_meta or self.cell(t) is not None for t in tensors)
         meta_factory = str(kwargs.get("device", "")) == "meta"
         if not (followed or schema.random or meta_factory or schema.name in _EMPTY):
             return func(*args, **kwargs)
@@ -242,6 +245,12 @@ class Recorder(TorchDispatchMode):
                 del self.cells[tensor.untyped_storage()._cdata]
                 continue
             args, kwargs = tree_unflatten(list(node.leaves), node.spec)
+            parts = parts_written(name, args, kwargs, geometry)
+            if parts is not None:
+                for part, value in parts:
+                    filled = Node(torch.full, *self._flat((part.size, value), {"dtype": tensor.dtype}), False, 0)
+                    cell.write(Write(part, constant(value, part.size), filled, 0))
+                continue
             pieces = laws_written(node.func, name, args, kwargs, tensor, out if out >= 0 else None, random)
             if pieces is None:
                 cell.write(Write(geometry, None, node, out))

@@ -141,6 +141,7 @@ def pieces_of(read: Read) -> list[Piece] | None:
     if found is None:
         return None
     labels, scale = found
+    labels = _merged(labels, writes)
     pieces: list[Piece] = []
     for label in np.unique(labels).tolist():
         boxes = boxes_of(labels == label, scale)
@@ -151,6 +152,17 @@ def pieces_of(read: Read) -> list[Piece] | None:
             law = _seen(writes[label - 1], part) if label else constant(0.0, part.size, UNINITIALISED)
             pieces.append(Piece(box, law))
     return pieces if len(pieces) <= 256 else None
+
+
+def _merged(labels: np.ndarray[Any, Any], writes: Sequence[Write]) -> np.ndarray[Any, Any]:
+    """Labels with those of equal independent laws made one."""
+    first: dict[Any, int] = {}
+    table = np.arange(len(writes) + 1)
+    for index, write in enumerate(writes):
+        if write.law is not None and write.law.family not in ("orthogonal", "values", "program", "parts"):
+            key = (write.law.family, tuple(sorted(write.law.parameters.items())), write.law.note, write.geometry.itemsize)
+            table[index + 1] = first.setdefault(key, index + 1)
+    return table[labels]
 
 
 def labels_of(read: Read) -> tuple[np.ndarray[Any, Any], tuple[int, ...]] | None:
@@ -188,6 +200,8 @@ class Replay:
             return self._small(read)
         key = (id(read.cell), read.version)
         if key not in self.contents:
+            for node in self._ancestors(read):
+                self._run(node)
             self.contents[key] = self._fill(read.cell, read.version)
         g = read.geometry
         tensor = torch.empty(0, dtype=read.dtype).set_(self.contents[key], g.offset, g.size, g.stride)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -196,6 +210,22 @@ class Replay:
             copy = self.contents[key].clone()
             tensor = torch.empty(0, dtype=read.dtype).set_(copy, g.offset, g.size, g.stride)  # pyright: ignore[reportArgumentType, reportCallIssue]
         return tensor
+
+    def _ancestors(self, read: Read) -> list[Node]:
+        """The nodes that a read needs, in the order in which they were recorded, so that replay does not recurse."""
+        found: dict[int, Node] = {}
+        seen: set[tuple[int, int]] = set()
+        stack = [read]
+        while stack:
+            current = stack.pop()
+            if (id(current.cell), current.version) in seen:
+                continue
+            seen.add((id(current.cell), current.version))
+            for write in current.cell.live(current.version):
+                if id(write.node) not in found and id(write.node) not in self.results:
+                    found[id(write.node)] = write.node
+                    stack.extend(leaf for leaf in write.node.leaves if isinstance(leaf, Read))
+        return sorted(found.values(), key=lambda node: node.seed)
 
     def _fill(self, cell: Cell, version: int) -> torch.UntypedStorage:
         self._spend(cell.nbytes // 4)
@@ -238,7 +268,7 @@ class Replay:
             if kwargs.get("device") is not None:
                 kwargs["device"] = torch.device("cpu")
             if node.random:
-                torch.manual_seed(node.seed * 1_000_003 + self.draw)
+                torch.default_generator.manual_seed(node.seed * 1_000_003 + self.draw)
             result = node.func(*args, **kwargs)
             self.results[id(node)] = (node, [self._keep(out) for out in tree_flatten(result)[0]], leaves)
         return self.results[id(node)][1:]
@@ -321,8 +351,11 @@ def measure(read: Read, pieces: Sequence[Piece] | None) -> list[tuple[Box, Distr
         except NotElementwise:
             samples = None
     if samples is None:
-        draws = min(16, max(1, 65536 // max(numel, 1))) if random else 1
-        samples = [Replay(draw).read(read) for draw in range(draws)]
+        first = Replay(0)
+        samples = [first.read(read)]
+        cost = MAX_REPLAY - first.budget
+        draws = min(16, max(65536 // max(numel, 1), 1), max((1 << 21) // max(cost, 1), 1)) if random else 1
+        samples += [Replay(draw).read(read) for draw in range(1, draws)]
         missing_views = {box: [sample[tuple(slice(*t) for t in box)] for sample in samples] for box in missing}
     for box in missing:
         views = missing_views[box]

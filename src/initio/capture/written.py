@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
-from initio.capture.geometry import full
+from initio.capture.geometry import Geometry, full
 from initio.capture.laws import constant, describe_values, drawn, image
 from initio.capture.replay import Blank, Known, Piece, Read, elementwise, pieces_of
 from initio.core.distribution import Distribution
 
-__all__ = ["laws_written"]
+__all__ = ["laws_written", "parts_written"]
+
+MAX_PARTS = 64
 
 _SAME = {"clone", "_to_copy", "copy_", "contiguous", "_unsafe_view", "_reshape_copy", "view_copy", "_clone_dim_order", "to", "expand_copy"}
 _CREATED = {"zeros": 0.0, "zeros_like": 0.0, "new_zeros": 0.0, "zero_": 0.0, "ones": 1.0, "ones_like": 1.0, "new_ones": 1.0}
@@ -51,15 +53,48 @@ def laws_written(func: Any, name: str, args: Any, kwargs: dict[str, Any], target
             return single(Distribution("orthogonal", {"gain": 1.0}, shape))
         return None
     base = name.rstrip("_")
-    if base == "mul" and out is None and elementwise(func) and len(args) == 2 and _unitary(args[0], args[1]):
+    if base == "mul" and elementwise(func) and len(args) == 2 and _unitary(args[0], args[1]):
         return _pieces(args[0])
     if elementwise(func):
         return _elementwise(func, base, args, kwargs, shape, target.dtype)
-    if base == "fill_diagonal":
-        return None
     if base == "cat" and len(tree_flatten(args[0])[0]) > 0:
         return _concatenated(args, kwargs, shape)
     return None
+
+
+def parts_written(name: str, args: Any, kwargs: dict[str, Any], geometry: Geometry) -> list[tuple[Geometry, float]] | None:
+    """Regions and constants that an in-place operation wrote where it leaves the rest of its target alone; None where it may not."""
+    if name == "fill_diagonal_" and len(geometry.size) == 2 and not (args[2] if len(args) > 2 else kwargs.get("wrap", False)):
+        diagonal = Geometry((min(geometry.size),), (sum(geometry.stride),), geometry.offset, geometry.itemsize)
+        return [(diagonal, float(args[1]))] if isinstance(args[1], (int, float)) else None
+    if name == "index_put_":
+        axis, index = _one_index(args[1])
+        value, accumulate = _scalar(args[2]), args[3] if len(args) > 3 else kwargs.get("accumulate", False)
+    elif name in ("index_fill_", "masked_fill_"):
+        axis, index = (int(args[1]), args[2]) if name == "index_fill_" else (0, args[1])
+        value, accumulate = _scalar(args[3] if name == "index_fill_" else args[2]), False
+    else:
+        return None
+    if not isinstance(index, Known) or value is None or accumulate:
+        return None
+    rows = index.tensor
+    if rows.dtype is torch.bool:
+        while rows.dim() > 1 and rows.shape[-1] == 1 and name == "masked_fill_":
+            rows = rows.squeeze(-1)
+        rows = rows.nonzero().squeeze(-1) if rows.dim() == 1 and rows.shape[0] == geometry.size[axis] else rows[None, None]
+    if rows.dim() > 1 or rows.numel() > MAX_PARTS:
+        return None
+    parts: list[tuple[Geometry, float]] = []
+    for row in rows.reshape(-1).tolist():
+        box = tuple((row % n, row % n + 1, 1) if d == axis % len(geometry.size) else (0, n, 1) for d, n in enumerate(geometry.size))
+        parts.append((geometry.part(box), float(value)))
+    return parts
+
+
+def _one_index(indices: Any) -> tuple[int, Any]:
+    """The dimension and index of an indexing by one tensor; (0, None) of any other."""
+    given = [(d, index) for d, index in enumerate(indices) if index is not None]
+    return given[0] if len(given) == 1 else (0, None)
 
 
 def _pieces(leaf: Any) -> list[Piece] | None:
