@@ -18,6 +18,7 @@ from torch.nn.parameter import UninitializedTensorMixin
 
 from initio.capture.births import Origins, births
 from initio.capture.laws import constant, describe_values
+from initio.capture.modules import Tree
 from initio.capture.recorder import Recorder, Values
 from initio.capture.replay import UNINITIALISED, Read, Replay, TooLarge, labels_of, measure, pieces_of
 from initio.core.distribution import Distribution, Part
@@ -36,7 +37,7 @@ class Construction:
     `model` has its parameters on the meta device where `origin` is "drawn", and is the caller's own
     module where it is "values". `distributions` covers every parameter and buffer by its first name;
     `sources` gives the line that made the owning module, `module_sources` that of each module path.
-    `origins` knows the line of modules that torch does not, too. `initial` holds small known values that are not constant. Lazy parameters, whose shape is not known
+    `initial` holds small known values that are not constant. Lazy parameters, whose shape is not known
     before the first call, have no entry and are named in `notes`.
     """
 
@@ -47,7 +48,6 @@ class Construction:
     module_sources: dict[str, Source] = field(default_factory=dict[str, Source])
     initial: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict[str, "np.ndarray[Any, Any]"])
     notes: tuple[str, ...] = ()
-    origins: Origins = field(default_factory=Origins, repr=False, compare=False)
 
 
 def construct(factory: Callable[[], nn.Module]) -> Construction:
@@ -65,11 +65,11 @@ def construct(factory: Callable[[], nn.Module]) -> Construction:
         tensors = list(_named(model))
         if not any(recorder.cell(t) is not None for _, t, buffer in tensors if not buffer) and not any(t.is_meta for _, t, _ in tensors):
             built = describe(model)
-            return Construction(model, built.distributions, "values", *_sources(model, origins), built.initial, built.notes, origins)
+            return Construction(model, built.distributions, "values", *_sources(model, origins), built.initial, built.notes)
         distributions, initial, notes = _read(recorder, tensors)
         _materialise(recorder, model)
     sources, module_sources = _sources(model, origins)
-    return Construction(model, distributions, "drawn", sources, module_sources, initial, tuple(notes), origins)
+    return Construction(model, distributions, "drawn", sources, module_sources, initial, tuple(notes))
 
 
 def describe(model: nn.Module) -> Construction:
@@ -135,10 +135,13 @@ def _lazy(tensor: Tensor) -> bool:
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
-    for name, parameter in model.named_parameters():
-        yield name, parameter, False
-    for name, buffer in model.named_buffers():
-        yield name, buffer, True
+    """(first name, tensor, whether it is a buffer) of all, those of modules in plain containers included."""
+    tree, seen = Tree(model), set[int]()
+    for of in ("parameters", "buffers"):
+        for name, _, _, tensor in tree.tensors(of):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield name, tensor, of == "buffers"
 
 
 @contextmanager
@@ -223,7 +226,7 @@ def _mixture(read: Read) -> Distribution | None:
 def _materialise(recorder: Recorder, model: nn.Module) -> None:
     """Give known buffers their values: masks and tables decide what a model computes."""
     made: dict[int, Tensor] = {}
-    for module in model.modules():
+    for module in Tree(model).modules.values():
         for name, buffer in module._buffers.items():
             if buffer is None or not buffer.is_meta or _lazy(buffer):
                 continue
@@ -236,6 +239,6 @@ def _materialise(recorder: Recorder, model: nn.Module) -> None:
 
 
 def _sources(model: nn.Module, origins: Origins) -> tuple[dict[str, Source], dict[str, Source]]:
-    modules = {path: source for path, module in model.named_modules() if (source := origins.source(module)) is not None}
+    modules = {path: source for path, module in Tree(model).modules.items() if (source := origins.source(module)) is not None}
     sources = {name: modules[owner] for name, _, _ in _named(model) if (owner := name.rpartition(".")[0]) in modules}
     return sources, modules

@@ -104,6 +104,12 @@ def _reachable(item: Any, place: str, depth: int = 4) -> Iterator[tuple[str, nn.
     elif depth and isinstance(item, dict):
         for key, inner in item.items():
             yield from _reachable(inner, f"{place}[{key!r}]", depth - 1)
+    elif depth and isinstance(item, (set, frozenset)):
+        for i, inner in enumerate(item):
+            yield from _reachable(inner, f"{place}[{i}]", depth - 1)
+    elif depth and dataclasses.is_dataclass(item) and not isinstance(item, type):
+        for key in dataclasses.fields(item):
+            yield from _reachable(getattr(item, key.name, None), f"{place}.{key.name}", depth - 1)
 
 
 class Snapshot:
@@ -184,7 +190,8 @@ class Calls:
             self.tree.paths[id(module)] = path
             self.tree.modules.setdefault(path, module)
             self.kept.append(module)
-            self.recorder.tape.note(f"module {path} is made during the call")
+            if any(True for _ in module.parameters()):
+                self.recorder.tape.note(f"module {path} is made anew in every call, with new parameters that no optimiser sees")
         return path
 
     def run(self, original: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -217,7 +224,7 @@ class Calls:
         index = self.counts.get(path, 0)
         self.counts[path] = index + 1
         self.latest[path] = number
-        with torch._C.DisableTorchFunction():
+        with recorder.quiet():
             inputs = self._values([*_tensors(args), *_tensors(kwargs)])
         self.drafts.append(
             {
@@ -236,7 +243,7 @@ class Calls:
 
     def _close(self, number: int, result: Any, again: bool) -> None:
         draft = self.drafts[number]
-        with torch._C.DisableTorchFunction():
+        with self.recorder.quiet():
             tensors = [t for t in _tensors(result) if t.dtype.is_floating_point or t.dtype.is_complex]
             if not again:
                 draft["outputs"] = self._values(tensors)
@@ -245,10 +252,10 @@ class Calls:
                     tensor.register_hook(self._hook(draft["cotangents"], i))
 
     def _hook(self, cotangents: dict[int, int], i: int) -> Callable[[Tensor], None]:
-        tape = self.recorder.tape
+        tape, recorder = self.recorder.tape, self.recorder
 
         def hook(gradient: Tensor) -> None:
-            with torch._C.DisableTorchFunction():
+            with recorder.quiet():
                 cotangents[i] = tape.value(gradient)
 
         return hook

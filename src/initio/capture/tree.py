@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import nn
 
-from initio.capture.births import Origins
 from initio.core.record import Source
 from initio.core.tree import ModuleNode, ModuleTree
 
@@ -26,12 +25,15 @@ MODAL = (nn.modules.dropout._DropoutNd, nn.RReLU)  # pyright: ignore[reportPriva
 OWN = frozenset(vars(nn.Module()))
 
 
-def module_tree(model: nn.Module, origins: Origins) -> ModuleTree:
-    """Every module object once: the registered ones in their order, then those that only plain containers hold."""
+def module_tree(model: nn.Module, sources: Mapping[str, Source]) -> ModuleTree:
+    """Every module object once: the registered ones in their order, then those that only plain containers hold.
+
+    `sources` maps paths, as in `initio.capture.modules.Tree`, to the lines where the modules were made.
+    """
     found: dict[int, ModuleNode] = {}
     live: list[tuple[str, nn.Module]] = []
     for path, module in model.named_modules(remove_duplicate=False):
-        _add(found, live, path, module, origins, ModuleNode(path, type(module).__name__))
+        _add(found, live, path, module, sources, ModuleNode(path, type(module).__name__))
     position = 0
     while position < len(live):  # grows: what an unregistered module holds is searched too
         owner_path, owner = live[position]
@@ -45,12 +47,17 @@ def module_tree(model: nn.Module, origins: Origins) -> ModuleTree:
                 for inner, child in module.named_modules(remove_duplicate=False):
                     name = f"{full}.{inner}" if inner else full
                     node = ModuleNode(name, type(child).__name__, False, owner_path, attribute, container, assigned=assigned)
-                    _add(found, live, name, child, origins, node)
+                    _add(found, live, name, child, sources, node)
     return ModuleTree(tuple(found.values()))
 
 
 def _add(
-    found: dict[int, ModuleNode], live: list[tuple[str, nn.Module]], path: str, module: nn.Module, origins: Origins, node: ModuleNode
+    found: dict[int, ModuleNode],
+    live: list[tuple[str, nn.Module]],
+    path: str,
+    module: nn.Module,
+    sources: Mapping[str, Source],
+    node: ModuleNode,
 ) -> None:
     if id(module) in found:
         seen = found[id(module)]
@@ -64,7 +71,7 @@ def _add(
         trainable=sum(p.numel() for p in own if p.requires_grad),
         buffers=sum(b.numel() for b in module.buffers(recurse=False)),
         mode=isinstance(module, MODAL),
-        source=origins.source(module),
+        source=sources.get(path),
     )
     live.append((path, module))
 
@@ -95,7 +102,7 @@ def _held(value: Any, path: str, depth: int) -> Iterator[tuple[str, str, nn.Modu
     elif isinstance(value, (list, tuple)):
         kind, items = ("list" if isinstance(value, list) else "tuple"), [(f"{path}[{i}]", item) for i, item in enumerate(value)]
     elif isinstance(value, (set, frozenset)):
-        kind, items = "set", [(f"{path}{{{i}}}", item) for i, item in enumerate(sorted(value, key=id))]
+        kind, items = "set", [(f"{path}[{i}]", item) for i, item in enumerate(value)]
     elif is_dataclass(value) and not isinstance(value, type):
         kind, items = "dataclass", [(f"{path}.{f.name}", getattr(value, f.name, None)) for f in fields(value)]
     else:

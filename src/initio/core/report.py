@@ -35,7 +35,7 @@ class Report:
         """What the user should know beside the findings: how data-dependent choices were made, what was not claimed."""
         unknown = len(self.analysis.unknown)
         said = (f"{unknown} of {len(self.analysis.nodes)} operation outputs carry no claim; `initio show` names them",) if unknown else ()
-        return (*self.analysis.notes, *said)
+        return (*said, *self.analysis.notes)
 
     def select(self, select: Iterable[str] = (), ignore: Iterable[str] = ()) -> Report:
         """The report restricted to codes that begin with one of `select` (all where empty) and with none of `ignore`."""

@@ -40,7 +40,7 @@ def show_compared(target: str, draws: int, interrupted: bool, parts: Mapping[str
     for title, part in parts.items():
         if not part.rows:
             continue
-            heading = f"  {part.nodes} measured, {part.unknown} without a claim"
+        heading = f"  {part.nodes} measured, {part.unknown} without a claim"
         errors = (
             f"rms error: median {part.median:.2%}, 95th percentile {part.p95:.2%}; {part.passing:.0%} within 5 % or two standard errors"
         )

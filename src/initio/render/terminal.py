@@ -20,6 +20,8 @@ from initio.core.report import SEVERITIES, Report
 
 __all__ = ["number", "page", "place", "show", "show_report", "show_rules", "show_summary"]
 
+NOTES = 5
+"""As many notes are shown."""
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 
 
@@ -53,7 +55,7 @@ def show_report(report: Report, console: Console) -> None:
         console.print(Padding(Text(report.about, style="italic"), (0, 0, 0, 2)))
     for finding in report.findings:
         _show_finding(finding, console)
-    for note in report.notes:
+    for note in _some(report.notes):
         console.print(Padding(Text(f"note: {note}", style="dim"), (0, 0, 0, 2)))
     if report.ignored:
         console.print(Padding(Text(f"{report.ignored} deselected", style="dim"), (0, 0, 0, 2)))
@@ -107,8 +109,13 @@ def show(analysis: Analysis, console: Console, *, nodes: bool = False, title: st
                     Text(f"{len(some)} × {reason}  [{ops}] first in {some[0].module or '(model)'} {place(some[0].source)}"), (0, 0, 0, 2)
                 )
             )
-    for note in analysis.notes:
+    for note in _some(analysis.notes):
         console.print(Text(f"note: {note}", style="dim"))
+
+
+def _some(notes: Sequence[str]) -> list[str]:
+    more = [f"{len(notes) - NOTES} more notes stand in the JSON"] if len(notes) > NOTES else []
+    return [*notes[:NOTES], *more]
 
 
 def _by_reason(nodes: Sequence[NodeResult]) -> dict[str, list[NodeResult]]:
