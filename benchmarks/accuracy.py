@@ -38,7 +38,7 @@ TOLERANCE = {"forward": 0.05, "gradients": 0.10}
 def main() -> None:
     """Read the options and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, default=ROOT / "benchmarks" / ".cache", help="where measurements and results are kept")
+    parser.add_argument("--cache", type=Path, default=ROOT / "build" / "zoo", help="where measurements and results are kept")
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--only", default="*", help="pattern of model names")
     parser.add_argument("--part", choices=("listed", "held-out", "all"), default="all")
@@ -216,8 +216,9 @@ def predict(model: Any) -> tuple[Any, dict[str, dict[Any, tuple[float, float, st
     for parameter in record.parameters:
         if not parameter.buffer:
             put("gradients", parameter.name, parameter.gradient, "parameter")
-    for index, item in enumerate(record.inputs):
-        put("inputs", item.name or str(index), item.gradient, "input")
+    # A record names positional inputs by the parameters of `forward`, a measurement numbers them.
+    for index, (item, spec) in enumerate(zip(record.inputs, model.inputs, strict=True)):
+        put("inputs", spec.name or str(index), item.gradient, "input")
     return analysis, tables, origins, seconds
 
 

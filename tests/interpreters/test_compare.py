@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import initio
 from initio.core.estimate import Estimate
 from initio.interpreters.compare import compare
 
@@ -68,4 +71,5 @@ def test_a_single_draw_passes_by_tolerance_only():
 
 def test_comparing_needs_no_torch():
     code = "import sys, initio.interpreters.compare; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    path = str(Path(initio.__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
