@@ -1,0 +1,174 @@
+"""Moments of every value of a record: each node's rule applied to the moments of its inputs, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from initio.core.distribution import Distribution
+from initio.core.axes import axis
+from initio.core.moments import Moments, Unknown, empirical_gram, fresh_source
+from initio.core.record import Node, Record, Ref
+from initio.rules import load
+from initio.rules.table import TOLERANT, Context, find, running
+
+__all__ = ["propagate"]
+
+
+def propagate(record: Record) -> dict[int, Moments | Unknown]:
+    """Value id → its `Moments`, or `Unknown` with the reason and the node where knowledge ended."""
+    load()
+    values: dict[int, Moments | Unknown] = {}
+    for value, array in record.constants.items():
+        values[value] = _constant(array)
+    for p in record.parameters:
+        if p.value not in values or not p.distribution.family == "constant":
+            values.setdefault(p.value, from_distribution(p.distribution, record.values[p.value].shape, weight=not p.buffer))
+    for i in record.inputs:
+        values.setdefault(i.value, from_distribution(i.distribution, record.values[i.value].shape, integer=not record.values[i.value].floating))
+    for o in record.outputs:
+        if o.cotangent is not None and o.cotangent not in values:
+            values[o.cotangent] = Moments.iid(record.values[o.cotangent].shape, 0.0, 1.0)
+    uses: dict[int, Any] = {}
+    for node in record.nodes:
+        if any(out in values and isinstance(values[out], Moments) for out in node.outputs if out is not None) and node.constant:
+            continue
+        _step(node, record, values, uses)
+    return values
+
+
+def _step(node: Node, record: Record, values: dict[int, Moments | Unknown], uses: dict[int, Any]) -> None:
+    outputs = [o for o in node.outputs if o is not None]
+    shapes = tuple(record.values[o].shape for o in outputs)
+    result = _apply(node, shapes, values, uses)
+    results = result if isinstance(result, tuple) else (result,)
+    for k, out in enumerate(node.outputs):
+        if out is None:
+            continue
+        made = results[k] if k < len(results) else None
+        if isinstance(made, Moments):
+            expected = record.values[out].shape
+            if made.shape != expected:
+                made = Unknown(f"the rule of {node.op} gave shape {made.shape} for {expected}", node.id)
+            elif not (np.all(np.isfinite(made.gram)) and np.all(np.isfinite(made.mean))):
+                made = Unknown(f"moments of {node.op} are not finite", node.id)
+        elif isinstance(made, Unknown):
+            made = made if made.root >= 0 else Unknown(made.reason, node.id)
+        else:
+            made = Unknown(f"{node.op} makes no claim about this output", node.id)
+        values[out] = made
+
+
+def _apply(node: Node, shapes: tuple[tuple[int, ...], ...], values: Mapping[int, Moments | Unknown], uses: dict[int, Any]) -> Any:
+    found = find(node.op)
+    if found is None:
+        return _everywhere(node, Unknown(f"no rule for {node.op}", node.id))
+    name, fn = found
+    if name not in TOLERANT:
+        for value in node.inputs:
+            got = values.get(value)
+            if got is None:
+                return _everywhere(node, Unknown(f"an input of {node.op} has no moments", node.id))
+            if isinstance(got, Unknown):
+                return _everywhere(node, got)
+    ctx = Context(node, shapes, node.phase == "backward", uses)
+    try:
+        with running(ctx):
+            return fn(*[_resolve(a, values) for a in node.args], **{k: _resolve(a, values) for k, a in node.kwargs.items() if k not in _PLUMBING})
+    except _PREMISES as error:
+        return _everywhere(node, Unknown(f"the rule of {node.op} does not cover this call: {type(error).__name__}: {error}", node.id))
+
+
+_PLUMBING = frozenset({"dtype", "layout", "device", "pin_memory", "memory_format", "generator", "non_blocking"})
+_PREMISES = (TypeError, ValueError, KeyError, IndexError, AttributeError, ZeroDivisionError, AssertionError)
+
+
+def _everywhere(node: Node, unknown: Unknown) -> tuple[Unknown, ...]:
+    return tuple(unknown for _ in node.outputs)
+
+
+def _resolve(argument: Any, values: Mapping[int, Moments | Unknown]) -> Any:
+    if isinstance(argument, Ref):
+        return values.get(argument.value)
+    if isinstance(argument, (tuple, list)):
+        return [_resolve(a, values) for a in argument]
+    return argument
+
+
+def _constant(array: Any) -> Moments:
+    """A known array: floating values by their products, integers by which of them are equal."""
+    data = np.asarray(array)
+    if data.dtype.kind in "iu":
+        return _known_ids(data)
+    if data.dtype.kind == "f" and not np.all(np.isfinite(data)):
+        quiet = np.where(np.isfinite(data), data, 0.0)
+        made = Moments.known(quiet)
+        made.extra["known"] = data
+        return made
+    return Moments.known(data)
+
+
+def _known_ids(data: Any) -> Moments:
+    axes = tuple(axis(n) for n in data.shape if n != 1)
+    dims = tuple(int(n != 1) for n in data.shape)
+    flat = data.reshape([a.size for a in axes])
+    values, codes = np.unique(flat, return_inverse=True)
+    codes = codes.reshape(flat.shape)
+    if len(values) == flat.size:
+        equal = np.zeros((2,) * len(axes))
+        equal[(1,) * len(axes)] = 1.0
+    elif len(values) <= 512:
+        equal = sum((empirical_gram((codes == v).astype(float)) for v in range(len(values))), np.zeros((2,) * len(axes)))
+    else:
+        rng = np.random.default_rng(0)
+        keep = rng.choice(len(values), 512, replace=False)
+        equal = sum((empirical_gram((codes == v).astype(float)) for v in keep), np.zeros((2,) * len(axes))) * (len(values) / 512)
+        equal[(1,) * len(axes)] = 1.0
+    mean = np.full((1,) * len(axes), float(flat.mean()) if flat.size else 0.0)
+    return Moments(axes, dims, mean, np.asarray(equal), (), 0, 0, "exact", {"high": int(data.max(initial=0)) + 1, "known": data})
+
+
+def from_distribution(d: Distribution, shape: tuple[int, ...], *, weight: bool = False, integer: bool = False) -> Moments:
+    """The moments of a tensor whose entries are drawn from d."""
+    if d.family == "integers" or integer:
+        from initio.rules.random import ids
+
+        low = int(d.parameters.get("low", 0))
+        return ids(shape, int(d.parameters.get("high", 2)) - low)
+    if d.family == "parts":
+        made = _parts(d, shape)
+    else:
+        made = Moments.iid(shape, d.mean, d.variance)
+    if weight:
+        made.extra["weight"] = True
+    return made
+
+
+def _parts(d: Distribution, shape: tuple[int, ...]) -> Moments:
+    """Regions become kinds of the axes that they cut."""
+    labels = [np.zeros(n, dtype=np.intp) for n in shape]
+    for part in d.parts:
+        for dim, triple in enumerate(part.index):
+            inside = np.zeros(shape[dim], dtype=bool)
+            inside[list(range(*triple))] = True
+            labels[dim] = labels[dim] * 2 + inside
+            labels[dim] = np.unique(labels[dim], return_inverse=True)[1].ravel()
+    axes = [axis(n, lab) for n, lab in zip(shape, labels, strict=True) if n != 1]
+    dims = tuple(int(n != 1) for n in shape)
+    kept = [dim for dim, n in enumerate(shape) if n != 1]
+    mean = np.zeros([a.K for a in axes])
+    variance = np.zeros([a.K for a in axes])
+    for kinds in np.ndindex(*mean.shape):
+        where = {dim: int(np.argmax(a.label_array() == k)) for dim, a, k in zip(kept, axes, kinds, strict=True)}
+        for part in d.parts:
+            if all(where.get(dim, 0) in range(*triple) for dim, triple in enumerate(part.index)):
+                mean[kinds], variance[kinds] = part.distribution.mean, part.distribution.variance
+    from initio.core.moments import pair_values
+
+    u, v = pair_values(axes, mean)
+    gram = u * v
+    gram[tuple(a.diagonal for a in axes)] += variance
+    bit = fresh_source()
+    return Moments.gaussian(axes, dims, mean, gram, bit, odd=bit if not np.any(mean) else 0, claim="exact")

@@ -1,0 +1,356 @@
+"""Contractions: matrix products, embeddings, convolutions, and their backward forms."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from initio.core.algebra import add, average, contract, joint, scale, total
+from initio.core.axes import Axis, Taps, axis, axis_map
+from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_source, worst
+from initio.core.scalar import IDENTITY
+from initio.rules.table import Result, context, rule
+
+__all__ = ["convolve", "window_taps"]
+
+
+def product(x: Moments, y: Moments, spec: str) -> Moments | Unknown:
+    """A contraction whose reuse of a weight is remembered: W x₁ and W x₂ have the covariance of x₁ and x₂."""
+    ctx = context()
+    if ctx.backward:
+        return contract(x, y, spec, dependent=True)
+    out = contract(x, y, spec)
+    if isinstance(out, Unknown):
+        return out
+    for weight, other, flip in ((y, x, False), (x, y, True)):
+        if _is_weight(weight):
+            return _remember(out, weight, other, spec, flip)
+    return out
+
+
+def _is_weight(x: Moments) -> bool:
+    return len(x.law) == 1 and "weight" in x.extra
+
+
+def _remember(out: Moments, weight: Moments, x: Moments, spec: str, flip: bool) -> Moments:
+    ctx = context()
+    field = weight.law[0].field
+    key = field.id
+    earlier: list[Any] = ctx.uses.setdefault(key, [])
+    if earlier:
+        made = out.law[0].field
+        cross: list[Cross] = []
+        sources = out.sources
+        for before_x, before_out, before_spec, view in reversed(earlier[-3:]):
+            sources |= before_out.sources
+            if before_spec != spec or view != field.view or before_x.shape != x.shape or before_out.axes != out.axes or before_x.axes != x.axes:
+                continue
+            pair = joint(x, before_x)
+            if pair is None:
+                continue
+            probe = replace(x, gram=pair, mean=np.zeros_like(x.mean), law=(), sources=0)
+            both = contract(weight, probe, spec, dependent=True) if flip else contract(probe, weight, spec, dependent=True)
+            f = before_out.law[0].field
+            if not isinstance(both, Unknown) and both.axes == out.axes:
+                cross.append(Cross(f.id, f.view, both.gram))
+        for _, before_out, _, _ in earlier[:-3]:
+            sources |= before_out.sources
+        out = replace(out, sources=sources, law=(Factor(IDENTITY, replace(made, cross=tuple(cross), sources=sources)),))
+    earlier.append((x, out, spec, field.view))
+    return out
+
+
+# -- matrices ----------------------------------------------------------------------------------------------------
+
+
+@rule("aten.mm")
+def mm(x: Moments, y: Moments) -> Result:
+    """Σ_k x_ik y_kj."""
+    return product(x, y, "ik,kj->ij")
+
+
+@rule("aten.bmm")
+def bmm(x: Moments, y: Moments) -> Result:
+    """Σ_k x_bik y_bkj."""
+    return product(x, y, "bik,bkj->bij")
+
+
+@rule("aten.mv")
+def mv(x: Moments, y: Moments) -> Result:
+    """Σ_k x_ik y_k."""
+    return product(x, y, "ik,k->i")
+
+
+@rule("aten.dot", "aten.vdot")
+def dot(x: Moments, y: Moments) -> Result:
+    """Σ_k x_k y_k."""
+    return product(x, y, "k,k->")
+
+
+@rule("aten.addmm")
+def addmm(b: Moments, x: Moments, y: Moments, *, beta: float = 1.0, alpha: float = 1.0) -> Result:
+    """β b + α x y."""
+    out = mm(x, y)
+    return out if not isinstance(out, Moments) else add(out, b, alpha, beta)
+
+
+@rule("aten.baddbmm")
+def baddbmm(b: Moments, x: Moments, y: Moments, *, beta: float = 1.0, alpha: float = 1.0) -> Result:
+    """β b + α x y, batched."""
+    out = bmm(x, y)
+    if not isinstance(out, Moments):
+        return out
+    return scale(out, alpha) if beta == 0 else add(out, b, alpha, beta)
+
+
+@rule("aten.addmv")
+def addmv(b: Moments, x: Moments, y: Moments, *, beta: float = 1.0, alpha: float = 1.0) -> Result:
+    """β b + α x y."""
+    out = mv(x, y)
+    return out if not isinstance(out, Moments) else add(out, b, alpha, beta)
+
+
+@rule("aten.linear")
+def linear(x: Moments, w: Moments, b: Moments | None = None) -> Result:
+    """x Wᵀ + b."""
+    lead = "abcdefg"[: len(x.dims) - 1]
+    out = product(x, w, f"{lead}k,ok->{lead}o")
+    return out if b is None or isinstance(out, Unknown) else add(out, b)
+
+
+@rule("aten.matmul")
+def matmul(x: Moments, y: Moments) -> Result:
+    """x y over the last two dimensions."""
+    lead = max(len(x.dims), len(y.dims)) - 2
+    names = "abcdefg"[:lead]
+    left = (names[lead - (len(x.dims) - 2) :] if len(x.dims) > 2 else "") + ("ik" if len(x.dims) > 1 else "k")
+    right = (names[lead - (len(y.dims) - 2) :] if len(y.dims) > 2 else "") + ("kj" if len(y.dims) > 1 else "k")
+    out = names + ("i" if len(x.dims) > 1 else "") + ("j" if len(y.dims) > 1 else "")
+    return product(x, y, f"{left},{right}->{out}")
+
+
+# -- convolutions ------------------------------------------------------------------------------------------------
+
+
+def window_taps(n: int, kernel: int, stride: int, padding: int, dilation: int, n_out: int) -> Taps:
+    """Which input each tap of each output position reads: p·stride − padding + d·dilation, −1 in the padding."""
+    at = np.arange(n_out)[None] * stride - padding + np.arange(kernel)[:, None] * dilation
+    return Taps(np.where((at >= 0) & (at < n), at, -1), n)
+
+
+def _listed(value: Any, n: int) -> list[int]:
+    values = [int(v) for v in (value if isinstance(value, (tuple, list)) else [value])]
+    return values * n if len(values) == 1 else values
+
+
+@rule("aten.convolution", "aten.convolution_overrideable", "aten._convolution")
+def convolution(x: Moments, w: Moments, b: Moments | None, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int, *_: Any) -> Result:
+    """y[o, p] = Σ_{c, d} w[o, c, d] x[c, p·stride − padding + d·dilation] + b[o]."""
+    n = len(w.dims) - 2
+    unbatched = len(x.dims) == n + 1
+    if unbatched:
+        x = replace(x, dims=(0, *x.dims))
+    shape = context().shapes[0]
+    spatial = shape[-n:]
+    kernel = w.shape[2:]
+    stride, padding, dilation = _listed(stride, n), _listed(padding, n), _listed(dilation, n)
+    taps: list[Taps] = []
+    for i in range(n):
+        if transposed:
+            taps.append(window_taps(spatial[i], kernel[i], stride[i], padding[i], dilation[i], x.shape[2 + i]).transposed())
+        else:
+            taps.append(window_taps(x.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i], spatial[i]))
+    out = convolve(x, w, taps, groups, transposed)
+    if isinstance(out, Unknown):
+        return out
+    if b is not None:
+        made = add(out, replace(b, dims=(b.dims[0], *(0,) * n)))
+        if isinstance(made, Unknown):
+            return made
+        out = made
+    return replace(out, dims=out.dims[1:]) if unbatched else out
+
+
+def convolve(x: Moments, w: Moments, taps: Sequence[Taps], groups: int, transposed: bool) -> Moments | Unknown:
+    """The contraction over channels and taps; pairs of taps enter as far as the weights correlate over them."""
+    n = len(taps)
+    out_channels = w.shape[1] * groups if transposed else w.shape[0]
+    xg = x.reshape((x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
+    if transposed:
+        wg = w.reshape((groups, w.shape[0] // groups, w.shape[1], *w.shape[2:])).permute([0, 2, 1, *range(3, 3 + n)])
+    else:
+        wg = w.reshape((groups, w.shape[0] // groups, w.shape[1], *w.shape[2:]))
+    for i in range(n):
+        xg, wg = xg.with_axis(3 + i), wg.with_axis(3 + i)
+        wg = wg.relabel(wg.span(3 + i)[0], axis(wg.shape[3 + i]))
+    maps = [axis_map(xg.axes[xg.span(3 + i)[0]], t) for i, t in enumerate(taps)]
+    letters = "xyz"[:n]
+    spec = f"ngc{letters},goc->ngo{letters}"
+    at_x = [xg.span(3 + i)[0] for i in range(n)]
+    new_axes = list(xg.axes)
+    for i, m in zip(at_x, maps, strict=True):
+        new_axes[i] = m.axis
+    mean = xg.mean
+    for i, m in zip(at_x, maps, strict=True):
+        mean = along(m.mean, mean, i)
+    at_w = [wg.span(3 + i)[0] for i in range(n)]
+    result: Moments | None = None
+    gram: Any = 0.0
+    for pattern in itertools.product((1, 0), repeat=n):
+        if any(p == 0 and t.count == 1 for p, t in zip(pattern, taps, strict=True)):
+            continue
+        index: list[Any] = [slice(None)] * len(wg.axes)
+        for p, i in zip(pattern, at_w, strict=True):
+            index[i] = p
+        gw = wg.gram[tuple(index)]
+        if not np.any(gw):
+            continue
+        gx = xg.gram
+        for p, i, m in zip(pattern, at_x, maps, strict=True):
+            gx = along(m.incoherent if p else m.coherent - m.incoherent, gx, i)
+        wm = wg.mean[tuple(0 if i in at_w else slice(None) for i in range(len(wg.axes)))]
+        left = replace(xg, axes=tuple(new_axes), mean=mean, gram=gx, law=(), extra={})
+        right = replace(wg, axes=tuple(a for i, a in enumerate(wg.axes) if i not in at_w), dims=wg.dims[:3], mean=wm, gram=gw, law=(), extra={})
+        part = contract(left, right, spec, dependent=True)
+        assert isinstance(part, Moments)
+        gram = gram + part.gram
+        result = part if result is None else result
+    if not context().backward and x.sources & w.sources:
+        return Unknown("a convolution's input depends on its own weights")
+    if result is None:  # weights that are exactly zero
+        return Moments.iid((x.shape[0], out_channels, *[t.n_out for t in taps]), 0.0, 0.0)
+    bit = fresh_source()
+    odd = bit if (w.odd & ~x.sources) or (x.odd & ~w.sources) else 0
+    made = Moments.gaussian(result.axes, result.dims, result.mean, gram, bit, odd=odd, claim=worst(x.claim, w.claim))
+    made = replace(made, dims=(made.dims[0], made.dims[1] + made.dims[2], *made.dims[3:])).without_ones()
+    if not context().backward and _is_weight(w):
+        return _remember_convolution(made, w, x)
+    return made
+
+
+def _remember_convolution(out: Moments, w: Moments, x: Moments) -> Moments:
+    """A convolution weight used twice: later results are not independent of earlier ones."""
+    earlier: list[Any] = context().uses.setdefault(w.law[0].field.id, [])
+    sources = out.sources
+    for before in earlier:
+        sources |= before
+    earlier.append(out.sources)
+    return replace(out, sources=sources, law=(Factor(IDENTITY, replace(out.law[0].field, sources=sources)),))
+
+
+@rule("aten.convolution_backward")
+def convolution_backward(grad: Moments, x: Moments, w: Moments, bias_sizes: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Sequence[bool]) -> Result:
+    """Cotangents of input, weight and bias."""
+    n = len(w.dims) - 2
+    kernel = w.shape[2:]
+    stride, padding, dilation = _listed(stride, n), _listed(padding, n), _listed(dilation, n)
+    large, small = (grad, x) if transposed else (x, grad)
+    taps = [window_taps(large.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i], small.shape[2 + i]) for i in range(n)]
+    dx: Moments | Unknown | None = None
+    if mask[0]:
+        dx = convolve(grad, w, taps, groups, False) if transposed else convolve(grad, w, [t.transposed() for t in taps], groups, True)
+    dw = _weight_gradient(small, large, taps, groups) if mask[1] else None
+    db = total(grad, [0, *range(2, 2 + n)]) if mask[2] else None
+    return dx, dw, db
+
+
+def _weight_gradient(small: Moments, large: Moments, taps: Sequence[Taps], groups: int) -> Moments | Unknown:
+    """dw[o, c, d] = Σ_{n, p} small[n, o, p] large[n, c, read(p, d)], averaged over the taps d."""
+    n = len(taps)
+    s = small.reshape((small.shape[0], groups, small.shape[1] // groups, *small.shape[2:]))
+    b = large.reshape((large.shape[0], groups, large.shape[1] // groups, *large.shape[2:]))
+    gram, mean, axes = b.gram, b.mean, list(b.axes)
+    for i in range(n):
+        s, b_ = s.with_axis(3 + i), b.with_axis(3 + i)
+        if b_ is not b:
+            b, gram, mean, axes = b_, b_.gram, b_.mean, list(b_.axes)
+    gram, mean, axes = b.gram, b.mean, list(b.axes)
+    for i, t in enumerate(taps):
+        at = b.span(3 + i)[0]
+        target: Axis = s.axes[s.span(3 + i)[0]]
+        m = axis_map(b.axes[at], t, target)
+        gram, mean = along(m.incoherent / t.count, gram, at), along(m.mean / t.count, mean, at)
+        axes[at] = target
+    probe = replace(b, axes=tuple(axes), gram=gram, mean=mean, law=(), extra={})
+    letters = "xyz"[:n]
+    dw = contract(replace(s, law=(), extra={}), probe, f"ngo{letters},ngc{letters}->goc", dependent=True)
+    if isinstance(dw, Unknown):
+        return dw
+    bit = dw.sources
+    made = replace(dw, dims=(dw.dims[0] + dw.dims[1], dw.dims[2], *(0,) * n))
+    # entries of one kernel: equal second moments; pairs of different taps are taken as uncorrelated
+    for i, t in enumerate(taps):
+        if t.count > 1:
+            k = axis(t.count)
+            at = len(made.axes)
+            g = np.stack([np.zeros_like(made.gram), made.gram], axis=at)
+            made = replace(made, axes=(*made.axes, k), dims=(*made.dims[: 2 + i], 1, *made.dims[3 + i :]), mean=np.expand_dims(made.mean, at), gram=g, law=())
+    return Moments.gaussian(made.axes, made.dims, made.mean, made.gram, bit, odd=bit if small.odd or large.odd else 0, claim=worst(small.claim, large.claim))
+
+
+# -- tables ------------------------------------------------------------------------------------------------------
+
+
+@rule("aten.embedding")
+def embedding(w: Moments, ids: Moments, *_: Any, **__: Any) -> Result:
+    """w[ids]: entries of two positions share a row with the probability that their ids are equal."""
+    return lookup(w, ids)
+
+
+def lookup(w: Moments, ids: Moments) -> Moments | Unknown:
+    """Rows of w (its first dimension) picked by ids."""
+    if "high" not in ids.extra:
+        return Unknown("the distribution of the ids is not known")
+    wm = w.with_axis(0)
+    i = wm.span(0)[0]
+    a = wm.axes[i]
+    share = a.counts / a.size
+    pairs = np.zeros(a.P)
+    pairs[: a.K * a.K] = np.outer(share, share).ravel()
+    same = np.concatenate([np.zeros(a.K * a.K), share])
+    differ_total = pairs.copy()
+    rest_axes = [b for j, b in enumerate(wm.axes) if j != i]
+    mean = np.tensordot(share, np.moveaxis(wm.mean, i, 0), axes=(0, 0))
+    flat = np.moveaxis(wm.gram, i, 0)
+    g_same = np.tensordot(same, flat, axes=(0, 0))
+    weights = np.where(a.same, 0.0, a.pairs)
+    g_diff = np.tensordot(weights / max(weights.sum(), 1.0), flat, axes=(0, 0))
+    p = ids.gram
+    gram = np.multiply.outer(p, g_same) + np.multiply.outer(1.0 - p, g_diff)
+    mean = np.multiply.outer(np.ones([b.K for b in ids.axes]), mean)
+    sources = w.sources | ids.sources
+    made = Moments.gaussian([*ids.axes, *rest_axes], [*ids.dims, *wm.dims[1:]], mean, gram, sources, odd=w.odd, claim=worst(w.claim, ids.claim))
+    _ = differ_total
+    return replace(made, extra={})
+
+
+@rule("aten.embedding_dense_backward")
+def embedding_dense_backward(grad: Moments, ids: Moments, rows: int, *_: Any) -> Result:
+    """dw[v] = Σ of the cotangents of the positions whose id is v."""
+    if "high" not in ids.extra:
+        return Unknown("the distribution of the ids is not known")
+    high = float(ids.extra["high"])
+    lead = len(ids.dims)
+    from initio.core.algebra import same_axes
+
+    g, q = grad, ids
+    for d in range(lead):
+        if g.shape[d] > 1:
+            g, q = same_axes([g, q], [d, d])
+    count = sum(q.dims)
+    p = q.gram.reshape(q.gram.shape + (1,) * (g.gram.ndim - count))
+    weighted = replace(g, gram=g.gram * p, law=(), extra={})
+    summed = total(weighted, list(range(lead)))
+    second = summed.gram / high * (high / rows)
+    v = axis(rows)
+    gram = np.stack([np.zeros_like(second), second])
+    mean = np.expand_dims(summed.mean, 0) / rows
+    bit = fresh_source()
+    return Moments.gaussian([v, *summed.axes], [1, *summed.dims], mean, gram, bit, odd=bit if grad.odd else 0, claim=worst(grad.claim, ids.claim))
+
+
+_ = average

@@ -1,0 +1,266 @@
+"""Normalisation: centre over some axes, divide by the root mean square over them, and the projections of its backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from initio.core.algebra import add, average, multiply, scalar_value, scale, total
+from initio.core.axes import Array, Axis
+from initio.core.moments import Moments, Unknown, along, fresh_source, pair_values, worst
+from initio.rules.table import Result, context, rule
+
+__all__ = ["normalise", "normalise_backward"]
+
+
+def _row_average(a: Axis) -> Array:
+    """(P, P): every class replaced by the average over the second index, given the first."""
+    k = a.K
+    matrix = np.zeros((a.P, a.P))
+    for c in range(a.P):
+        f = a.first[c]
+        row = np.arange(f * k, f * k + k)
+        weight = a.counts.copy()
+        weight[f] -= 1
+        matrix[c, row] = weight / a.size
+        matrix[c, k * k + f] = 1.0 / a.size
+    return matrix
+
+
+def _averages(gram: Array, axes: Sequence[Axis], over: Sequence[int]) -> tuple[Array, Array, Array]:
+    """E[x_i m_j], E[m_i x_j], E[m_i m_j] with m the mean over the axes `over`, as arrays over all classes."""
+    first = gram
+    for i in over:
+        first = along(_row_average(axes[i]), first, i)
+    second = first[np.ix_(*[a.swap for a in axes])] if axes else first
+    both = gram
+    for i in over:
+        p = axes[i].pairs / axes[i].pairs.sum()
+        both = np.repeat(np.expand_dims(np.tensordot(both, p, axes=([i], [0])), i), axes[i].P, axis=i)
+    return first, second, both
+
+
+def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) -> tuple[Moments, Array]:
+    """x̂ = (x − mean) / √(mean square + eps) over the axis positions `over`; and the deviation, by kind of the other axes."""
+    gram, mean = x.gram, x.mean
+    if centre:
+        first, second, both = _averages(gram, x.axes, over)
+        gram = gram - first - second + both
+        for i in over:
+            share = x.axes[i].counts / x.axes[i].size
+            mean = mean - np.repeat(np.expand_dims(np.tensordot(mean, share, axes=([i], [0])), i), x.axes[i].K, axis=i)
+    square = gram[tuple(a.diagonal for a in x.axes)]
+    for i in over:
+        share = x.axes[i].counts / x.axes[i].size
+        square = np.repeat(np.expand_dims(np.tensordot(square, share, axes=([i], [0])), i), x.axes[i].K, axis=i)
+    deviation = np.sqrt(np.maximum(square, 0.0) + eps)
+    u, v = pair_values(x.axes, deviation)
+    made = Moments.gaussian(x.axes, x.dims, mean / deviation, gram / (u * v), x.sources, odd=x.odd, claim=worst(x.claim, "rule"))
+    return made, deviation
+
+
+def normalise_backward(grad: Moments, xhat: Moments, deviation: Array, over: Sequence[int], centre: bool = True) -> Moments | Unknown:
+    """dx = (g − mean g − x̂ mean(g x̂)) / σ: an orthogonal projection, so E[dx²] = E[g²] − E[(mean g)²] − E[(mean g x̂)²]."""
+    t = multiply(grad, xhat)
+    if isinstance(t, Unknown):
+        return t
+    gram = grad.gram
+    if centre:
+        first, second, both = _averages(gram, grad.axes, over)
+        gram = gram - first - second + both
+    tf, _, tb = _averages(t.gram, t.axes, over)
+    same = tuple(a.diagonal for a in grad.axes)
+    out = gram + xhat.gram * tb
+    count = 1.0
+    for i in over:
+        count *= grad.axes[i].size
+    spread = 2.0 * tf / max(count - 1.0, 1.0)
+    agree = np.ones([1] * len(grad.axes), dtype=bool)
+    for i, a in enumerate(grad.axes):
+        if i not in over:
+            shape = [1] * len(grad.axes)
+            shape[i] = a.P
+            agree = agree & a.same.reshape(shape)
+    out = out + np.where(agree, spread, 0.0)
+    out[same] = gram[same] - 2.0 * tf[same] + xhat.gram[same] * tb[same]
+    u, v = pair_values(grad.axes, deviation)
+    bit = fresh_source()
+    return Moments.gaussian(grad.axes, grad.dims, np.zeros_like(grad.mean), out / (u * v), bit | grad.sources, odd=grad.odd & ~xhat.sources, claim=worst(grad.claim, xhat.claim, "rule"))
+
+
+def _affine(y: Moments, w: Moments | None, b: Moments | None, dims: Sequence[int], rank: int) -> Moments | Unknown:
+    """w y + b, w and b along the dimensions `dims`."""
+    for which, p in (("w", w), ("b", b)):
+        if p is None:
+            continue
+        shape = [0] * rank
+        for d, count in zip(dims, p.dims, strict=True):
+            shape[d] = count
+        p = replace(p, dims=tuple(shape))
+        made = multiply(y, p) if which == "w" else add(y, p)
+        if isinstance(made, Unknown):
+            return made
+        y = made
+    return y
+
+
+# -- batch norm --------------------------------------------------------------------------------------------------
+
+
+@rule("aten.native_batch_norm", "aten._native_batch_norm_legit", "aten.cudnn_batch_norm", "aten._native_batch_norm_legit_functional", "aten.native_batch_norm.default", "aten._batch_norm_with_update", "aten.miopen_batch_norm")
+def batch_norm(x: Moments, w: Moments | None, b: Moments | None, rm: Moments | None, rv: Moments | None, *rest: Any) -> Result:
+    """Training: centre and scale each channel over samples and positions; evaluation: the affine map of the running statistics."""
+    flags = [r for r in rest if isinstance(r, (bool, float, int))]
+    training, eps = (bool(flags[0]), float(flags[-1])) if isinstance(flags[0], bool) else (True, float(flags[-1]))
+    if context().node.op.startswith("aten._batch_norm_with_update"):
+        training = True
+    if not training:
+        return _with_running(x, w, b, rm, rv, eps)
+    xs = x
+    over = [i for d in range(len(xs.dims)) if d != 1 for i in xs.span(d)]
+    xhat, deviation = normalise(xs, over, eps)
+    y = _affine(xhat, w, b, [1], len(x.dims))
+    return (y, *_saved(xs, xhat, deviation, over))
+
+
+def _with_running(x: Moments, w: Moments | None, b: Moments | None, rm: Moments | None, rv: Moments | None, eps: float) -> Result:
+    if rm is None or rv is None:
+        return Unknown("batch norm in evaluation mode without running statistics")
+    variance = scalar_value(rv)
+    centre = scalar_value(rm)
+    if variance is None or centre is None:
+        return Unknown("running statistics that differ from channel to channel")
+    y = scale(x, (variance + eps) ** -0.5, -centre * (variance + eps) ** -0.5)
+    return _affine(y, w, b, [1], len(x.dims)), None, None
+
+
+def _saved(x: Moments, xhat: Moments, deviation: Array, over: Sequence[int]) -> tuple[Moments, Moments]:
+    """The saved mean and inverse deviation, the latter carrying x̂ for the backward pass."""
+    keep = [d for d in range(len(x.dims)) if not all(i in over for i in x.span(d)) or not x.dims[d]]
+    mean = average(x, [d for d in range(len(x.dims)) if d not in keep])
+    inverse = replace(mean, law=(), sources=0, odd=0, extra={"normalised": xhat, "deviation": deviation, "over": tuple(over)})
+    return mean, inverse
+
+
+@rule("aten.native_batch_norm_backward", "aten.cudnn_batch_norm_backward", "aten.batch_norm_backward")
+def batch_norm_backward(grad: Moments, x: Moments, w: Moments | None, rm: Moments | None, rv: Moments | None, mean: Moments | None, inverse: Moments | None, training: bool, eps: float, mask: Sequence[bool]) -> Result:
+    """Cotangents of input, weight and bias."""
+    rest = [d for d in range(len(grad.dims)) if d != 1]
+    if not training:
+        variance, centre = (None if rv is None else scalar_value(rv)), (None if rm is None else scalar_value(rm))
+        if variance is None or centre is None:
+            return Unknown("running statistics that differ from channel to channel"), None, None
+        xhat: Moments | Unknown = scale(x, (variance + eps) ** -0.5, -centre * (variance + eps) ** -0.5)
+        g = _affine(grad, w, None, [1], len(grad.dims))
+        dx = g if isinstance(g, Unknown) else scale(g, (variance + eps) ** -0.5)
+    else:
+        if inverse is None or "normalised" not in inverse.extra:
+            return Unknown("the forward pass of this batch norm is not known"), None, None
+        xhat = inverse.extra["normalised"]
+        g = _affine(grad, w, None, [1], len(grad.dims))
+        dx = g if isinstance(g, Unknown) else _project(g, inverse)
+    t = multiply(grad, xhat)
+    dw = t if isinstance(t, Unknown) else total(t, rest)
+    return dx if mask[0] else None, dw if mask[1] else None, total(grad, rest) if mask[2] else None
+
+
+def _project(grad: Moments, inverse: Moments, centre: bool = True) -> Moments | Unknown:
+    """The backward of a normalisation, on the axes that it had."""
+    from initio.core.algebra import broadcast
+
+    xhat: Moments = inverse.extra["normalised"]
+    deviation: Array = inverse.extra["deviation"]
+    over = inverse.extra["over"]
+    dims_over = {d for d in range(len(xhat.dims)) for i in xhat.span(d) if i in over}
+    probe = Moments.gaussian(xhat.axes, xhat.dims, deviation, np.ones_like(xhat.gram), 0)
+    g, h, s = broadcast(grad, xhat, probe)
+    if g.axes == xhat.axes:
+        return normalise_backward(g, h, s.mean, over, centre)
+    whole = [d for d in dims_over if all(i in over for i in xhat.span(d))]
+    if len(whole) != len(dims_over):
+        return Unknown("a cotangent whose axes cut across the normalised groups")
+    return normalise_backward(g, h, s.mean, [i for d in whole for i in g.span(d)], centre)
+
+
+# -- layer, group, RMS norm --------------------------------------------------------------------------------------
+
+
+@rule("aten.native_layer_norm")
+def layer_norm(x: Moments, shape: Sequence[int], w: Moments | None, b: Moments | None, eps: float) -> Result:
+    """Centre and scale each position over the last dimensions."""
+    n = len(shape)
+    dims = list(range(len(x.dims) - n, len(x.dims)))
+    over = [i for d in dims for i in x.span(d)]
+    xhat, deviation = normalise(x, over, float(eps))
+    y = _affine(xhat, w, b, dims, len(x.dims))
+    return (y, *_saved(x, xhat, deviation, over))
+
+
+@rule("aten.native_layer_norm_backward")
+def layer_norm_backward(grad: Moments, x: Moments, shape: Sequence[int], mean: Moments, inverse: Moments, w: Moments | None, b: Moments | None, mask: Sequence[bool]) -> Result:
+    """Cotangents of input, weight and bias."""
+    return _norm_backward(grad, inverse, w, len(shape), mask, True)
+
+
+def _norm_backward(grad: Moments, inverse: Moments, w: Moments | None, n: int, mask: Sequence[bool], centre: bool) -> Result:
+    if "normalised" not in inverse.extra:
+        return Unknown("the forward pass of this norm is not known"), None, None
+    dims = list(range(len(grad.dims) - n, len(grad.dims)))
+    lead = [d for d in range(len(grad.dims)) if d not in dims]
+    g = _affine(grad, w, None, dims, len(grad.dims))
+    dx = g if isinstance(g, Unknown) or not mask[0] else _project(g, inverse, centre)
+    dw: Moments | Unknown | None = None
+    if mask[1]:
+        t = multiply(grad, inverse.extra["normalised"])
+        dw = t if isinstance(t, Unknown) else total(t, lead)
+    return dx if mask[0] else None, dw, total(grad, lead) if len(mask) > 2 and mask[2] else None
+
+
+@rule("aten._fused_rms_norm")
+def rms_norm(x: Moments, shape: Sequence[int], w: Moments | None, eps: float | None) -> Result:
+    """Divide each position by its root mean square over the last dimensions (Zhang & Sennrich 2019)."""
+    n = len(shape)
+    dims = list(range(len(x.dims) - n, len(x.dims)))
+    over = [i for d in dims for i in x.span(d)]
+    xhat, deviation = normalise(x, over, 1.1920929e-07 if eps is None else float(eps), centre=False)
+    y = _affine(xhat, w, None, dims, len(x.dims))
+    return y, _saved(x, xhat, deviation, over)[1]
+
+
+@rule("aten._fused_rms_norm_backward")
+def rms_norm_backward(grad: Moments, x: Moments, shape: Sequence[int], inverse: Moments, w: Moments | None, mask: Sequence[bool]) -> Result:
+    """Cotangents of input and weight."""
+    made = _norm_backward(grad, inverse, w, len(shape), mask, False)
+    return made[:2] if isinstance(made, tuple) else made
+
+
+@rule("aten.native_group_norm")
+def group_norm(x: Moments, w: Moments | None, b: Moments | None, n: int, c: int, hw: int, groups: int, eps: float) -> Result:
+    """Centre and scale each sample over the channels of a group and all positions (Wu & He 2018)."""
+    shape = x.shape
+    split = x.reshape((n, groups, c // groups, *shape[2:]))
+    over = [i for d in range(2, len(split.dims)) for i in split.span(d)]
+    xhat, deviation = normalise(split, over, float(eps))
+    y = _affine(xhat.reshape(shape), w, b, [1], len(shape))
+    saved = _saved(split, xhat, deviation, over)
+    return y, saved[0].reshape((n, groups)), replace(saved[1], dims=saved[1].dims[:2]) if len(saved[1].dims) > 2 else saved[1]
+
+
+@rule("aten.native_group_norm_backward")
+def group_norm_backward(grad: Moments, x: Moments, mean: Moments, inverse: Moments, w: Moments | None, n: int, c: int, hw: int, groups: int, mask: Sequence[bool]) -> Result:
+    """Cotangents of input, weight and bias."""
+    if "normalised" not in inverse.extra:
+        return Unknown("the forward pass of this norm is not known"), None, None
+    shape = grad.shape
+    rest = [d for d in range(len(shape)) if d != 1]
+    g = _affine(grad, w, None, [1], len(shape))
+    dx = g
+    if isinstance(g, Moments) and mask[0]:
+        dx = _project(g.reshape((n, groups, c // groups, *shape[2:])), inverse)
+        dx = dx if isinstance(dx, Unknown) else dx.reshape(shape)
+    t = multiply(grad, inverse.extra["normalised"].reshape(shape))
+    dw = t if isinstance(t, Unknown) else total(t, rest)
+    return dx if mask[0] else None, dw if mask[1] else None, total(grad, rest) if mask[2] else None

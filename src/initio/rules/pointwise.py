@@ -1,0 +1,325 @@
+"""Functions applied entry by entry, sums and products, and their backward forms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from initio.core.algebra import add, apply, broadcast, joint, multiply, scalar_value, scale, swap
+from initio.core.functions import DERIVATIVES, FUNCTIONS, function
+from initio.core.moments import Moments, Unknown, pair_values, worst
+from initio.core.scalar import Scalar, affine, constant, power
+from initio.rules.table import Result, context, rule
+
+__all__ = ["derivative"]
+
+MASKED = -1e4
+"""A known addend below this removes an entry from a softmax."""
+
+Operand = Moments | float | int
+
+
+def derivative(name: str, *args: Any, **kwargs: Any) -> Scalar:
+    """f′ of a function of the table, with its parameters."""
+    entry = DERIVATIVES[name]
+    return entry if isinstance(entry, Scalar) else entry(*args, **kwargs)
+
+
+def _function(name: str, *args: Any, **kwargs: Any) -> Scalar:
+    entry = FUNCTIONS[name]
+    return entry if isinstance(entry, Scalar) else entry(*args, **kwargs)
+
+
+def _unary(name: str) -> None:
+    @rule(f"aten.{name}")
+    def run(x: Moments, *args: Any, **kwargs: Any) -> Moments:
+        return apply(x, _function(name, *args, **kwargs))
+
+    run.__doc__ = f"y = {name}(x): E f(u) and E[f(u) f(v)] over the law of x."
+
+
+for _name in (
+    "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid log_sigmoid tanh hardtanh hardsigmoid hardswish softplus softshrink hardshrink "
+    "threshold exp expm1 log log1p log2 log10 sqrt rsqrt reciprocal abs square sin cos erf erfc sign neg sinh cosh tan atan floor round ceil trunc"
+).split():
+    if _name in FUNCTIONS:
+        _unary(_name)
+
+
+@rule("aten.log_sigmoid_forward")
+def log_sigmoid_forward(x: Moments) -> Result:
+    """log σ(x), and a buffer."""
+    return apply(x, _function("logsigmoid")), None
+
+
+@rule("aten.clamp", "aten.clip", "aten.clamp_min", "aten.clamp_max")
+def clamp(x: Moments, low: float | None = None, high: float | None = None, **kwargs: Any) -> Moments:
+    """min(max(x, low), high)."""
+    if "clamp_max" in context().node.op:
+        low, high = None, low
+    return apply(x, _function("clamp", kwargs.get("min", low), kwargs.get("max", high)))
+
+
+@rule("aten.pow.Tensor_Scalar")
+def pow_(x: Moments, exponent: float) -> Moments:
+    """x^p."""
+    return apply(x, power(exponent))
+
+
+@rule("aten.pow.Scalar")
+def power_of(base: float, x: Moments) -> Moments:
+    """b^x = exp(x log b)."""
+    return apply(scale(x, float(np.log(base))), _function("exp"))
+
+
+@rule("aten._prelu_kernel", "aten.prelu")
+def prelu(x: Moments, w: Moments) -> Result:
+    """max(x, 0) + w min(x, 0)."""
+    slope = scalar_value(w)
+    if slope is not None:
+        return apply(x, _function("leaky_relu", slope))
+    if context().node.op.startswith("aten.prelu") and len(x.dims) > 1:
+        w = replace(w, dims=(0, w.dims[0] if w.dims else 0, *(0,) * (len(x.dims) - 2)))
+    low = multiply(scale(apply(scale(x, -1.0), _function("relu")), -1.0), w)
+    return low if isinstance(low, Unknown) else add(apply(x, _function("relu")), low)
+
+
+# -- arithmetic --------------------------------------------------------------------------------------------------
+
+
+def _tensor(x: Operand) -> Moments:
+    return x if isinstance(x, Moments) else Moments.iid((), float(x), 0.0)
+
+
+def _masked(x: Moments, mask: Moments) -> Moments | None:
+    """x + mask for a known mask of zeros and very negative entries: remembered for the softmax."""
+    values = mask.extra.get("known")
+    if values is None or values.dtype.kind not in "fiu":
+        return None
+    hidden = values < MASKED
+    if not hidden.any() or np.any(np.abs(values[~hidden]) > 0):
+        return None
+    return with_mask(x, ~hidden)
+
+
+def with_mask(x: Moments, allowed: Any) -> Moments:
+    """x with the entries outside `allowed` removed from a softmax to come."""
+    shape = np.broadcast_shapes(x.shape, allowed.shape)
+    x = x.expand(shape)
+    before = x.extra.get("mask")
+    return replace(x, extra={**x.extra, "mask": allowed if before is None else np.logical_and(before, allowed)})
+
+
+@rule("aten.add", "aten.sub", "aten.rsub")
+def add_(x: Operand, y: Operand, *, alpha: float = 1.0) -> Result:
+    """x + α y (x − α y, y − α x)."""
+    op = context().node.op
+    a, b = (1.0, float(alpha)) if ".add" in op else (1.0, -float(alpha)) if ".sub" in op else (-float(alpha), 1.0)
+    if isinstance(x, Moments) and isinstance(y, Moments):
+        for one, other in ((x, y), (y, x)):
+            made = _masked(one, other)
+            if made is not None:
+                return made
+    out = add(_tensor(x), _tensor(y), a, b)
+    return _keep_mask(out, x, y)
+
+
+def _keep_mask(out: Moments | Unknown, *inputs: Any) -> Moments | Unknown:
+    if isinstance(out, Unknown):
+        return out
+    for x in inputs:
+        if isinstance(x, Moments) and "mask" in x.extra and "mask" not in out.extra:
+            out = replace(out, extra={**out.extra, "mask": x.extra["mask"]})
+    return out
+
+
+@rule("aten.mul", "aten.multiply")
+def mul(x: Operand, y: Operand) -> Result:
+    """x y."""
+    return _keep_mask(multiply(_tensor(x), _tensor(y)), x)
+
+
+@rule("aten.div", "aten.true_divide")
+def div(x: Operand, y: Operand, *, rounding_mode: str | None = None) -> Result:
+    """x / y."""
+    if rounding_mode is not None:
+        return Unknown(f"division with rounding_mode={rounding_mode!r}")
+    if not isinstance(y, Moments):
+        return scale(_tensor(x), 1.0 / float(y)) if float(y) else Unknown("division by zero")
+    value = scalar_value(y)
+    if value is not None and value != 0 and isinstance(x, Moments) and np.broadcast_shapes(x.shape, y.shape) == x.shape:
+        return _keep_mask(scale(x, 1.0 / value), x)
+    return multiply(_tensor(x), apply(y, power(-1.0)))
+
+
+@rule("aten.addcmul")
+def addcmul(x: Moments, a: Moments, b: Moments, *, value: float = 1.0) -> Result:
+    """x + v a b."""
+    product = multiply(a, b)
+    return product if isinstance(product, Unknown) else add(x, product, 1.0, value)
+
+
+@rule("aten.addcdiv")
+def addcdiv(x: Moments, a: Moments, b: Moments, *, value: float = 1.0) -> Result:
+    """x + v a / b."""
+    return addcmul(x, a, apply(b, power(-1.0)), value=value)
+
+
+@rule("aten.lerp")
+def lerp(x: Moments, y: Moments, weight: Operand) -> Result:
+    """x + w (y − x)."""
+    if not isinstance(weight, Moments):
+        return add(x, y, 1.0 - float(weight), float(weight))
+    difference = add(y, x, 1.0, -1.0)
+    if isinstance(difference, Unknown):
+        return difference
+    step = multiply(weight, difference)
+    return step if isinstance(step, Unknown) else add(x, step)
+
+
+# -- comparisons and choice --------------------------------------------------------------------------------------
+
+
+def _step(at: float, op: str) -> Scalar:
+    tests = {"gt": np.greater, "ge": np.greater_equal, "lt": np.less, "le": np.less_equal}
+    below, above = (0.0, 1.0) if op[0] == "g" else (1.0, 0.0)
+    return Scalar(f"{op}({at:g})", lambda x: tests[op](x, at).astype(float), kinks=(at,), pieces=((below,), (above,)))
+
+
+def _comparison(name: str) -> None:
+    @rule(f"aten.{name}")
+    def run(x: Moments, y: Operand) -> Result:
+        if isinstance(y, Moments):
+            value = scalar_value(y)
+            if value is None:
+                difference = add(x, y, 1.0, -1.0)
+                return difference if isinstance(difference, Unknown) else apply(difference, _step(0.0, name))
+            y = value
+        return apply(x, _step(float(y), name))
+
+    run.__doc__ = f"1[x {name} y]."
+
+
+for _name in ("gt", "ge", "lt", "le"):
+    _comparison(_name)
+
+
+@rule("aten.where")
+def where(condition: Moments, x: Operand, y: Operand) -> Result:
+    """x where the condition holds, y elsewhere."""
+    known = condition.extra.get("known")
+    xs, ys = _tensor(x), _tensor(y)
+    if known is not None:
+        for one, other, allowed in ((xs, ys, known.astype(bool)), (ys, xs, ~known.astype(bool))):
+            value = scalar_value(other)
+            if value is not None and value < MASKED:
+                return with_mask(one, allowed)
+    condition, xs, ys = broadcast(condition, xs, ys)
+    if condition.sources & (xs.sources | ys.sources):
+        left = multiply(condition, xs)
+        right = multiply(scale(condition, -1.0, 1.0), ys)
+        for part in (left, right):
+            if isinstance(part, Unknown):
+                return part
+        return add(left, right)  # type: ignore[arg-type]
+    cross = joint(xs, ys)
+    if cross is None:
+        return Unknown("the two choices depend on each other in a way that is not tracked")
+    m, (mi, mj) = condition.gram, condition.pair_means()
+    mean = condition.mean * xs.mean + (1 - condition.mean) * ys.mean
+    gram = m * xs.gram + (mi - m) * cross + (mj - m) * swap(xs.axes, cross) + (1 - mi - mj + m) * ys.gram
+    sources = condition.sources | xs.sources | ys.sources
+    return Moments.gaussian(xs.axes, xs.dims, mean, gram, sources, odd=xs.odd & ys.odd if scalar_value(ys) != 0 else xs.odd, claim=worst(condition.claim, xs.claim, ys.claim))
+
+
+@rule("aten.masked_fill")
+def masked_fill(x: Moments, mask: Moments, value: Operand) -> Result:
+    """value where the mask holds."""
+    return where(mask, value, x)
+
+
+@rule("aten.maximum", "aten.minimum")
+def maximum(x: Moments, y: Moments) -> Result:
+    """max(x, y) = y + relu(x − y)."""
+    sign = 1.0 if "maximum" in context().node.op else -1.0
+    difference = add(x, y, sign, -sign)
+    if isinstance(difference, Unknown):
+        return difference
+    return add(y, apply(difference, _function("relu")), 1.0, sign)
+
+
+# -- backward ----------------------------------------------------------------------------------------------------
+
+
+def _backward(op: str, name: str) -> None:
+    @rule(f"aten.{op}")
+    def run(grad: Moments, x: Moments, *args: Any, **kwargs: Any) -> Result:
+        return multiply(grad, apply(x, derivative(name, *args, **kwargs)))
+
+    run.__doc__ = f"g f′(x), f = {name}."
+
+
+for _op, _name in (
+    ("gelu_backward", "gelu"), ("silu_backward", "silu"), ("mish_backward", "mish"), ("hardtanh_backward", "hardtanh"), ("hardsigmoid_backward", "hardsigmoid"),
+    ("hardswish_backward", "hardswish"), ("softplus_backward", "softplus"), ("softshrink_backward", "softshrink"), ("hardshrink_backward", "hardshrink"),
+):
+    _backward(_op, _name)
+
+
+@rule("aten.threshold_backward")
+def threshold_backward(grad: Moments, x: Moments, threshold: float) -> Result:
+    """g 1[x > t]."""
+    return multiply(grad, apply(x, _step(float(threshold), "gt")))
+
+
+@rule("aten.leaky_relu_backward")
+def leaky_relu_backward(grad: Moments, x: Moments, slope: float, is_result: bool) -> Result:
+    """g (1 where x > 0, else the slope)."""
+    return multiply(grad, apply(x, derivative("leaky_relu", slope)))
+
+
+@rule("aten.elu_backward")
+def elu_backward(grad: Moments, alpha: float, scale_: float, input_scale: float, is_result: bool, x: Moments) -> Result:
+    """g f′(x), from the input or from the result y (then f′ = y·input_scale + α·scale·input_scale below 0)."""
+    if not is_result:
+        return multiply(grad, apply(x, derivative("elu", alpha, scale_, input_scale)))
+    a = float(alpha) * float(scale_) * float(input_scale)
+    fn = Scalar("elu'(y)", lambda y: np.where(y > 0, float(scale_), y * float(input_scale) + a), kinks=(0.0,), pieces=((a, float(input_scale)), (float(scale_),)))
+    return multiply(grad, apply(x, fn))
+
+
+_LOGISTIC = Scalar("y(1-y)", lambda y: y * (1 - y), pieces=((0.0, 1.0, -1.0),))
+_TANH = Scalar("1-y²", lambda y: 1 - y * y, pieces=((1.0, 0.0, -1.0),))
+
+
+@rule("aten.sigmoid_backward")
+def sigmoid_backward(grad: Moments, y: Moments) -> Result:
+    """g y (1 − y)."""
+    return multiply(grad, apply(y, _LOGISTIC))
+
+
+@rule("aten.tanh_backward")
+def tanh_backward(grad: Moments, y: Moments) -> Result:
+    """g (1 − y²)."""
+    return multiply(grad, apply(y, _TANH))
+
+
+@rule("aten.log_sigmoid_backward")
+def log_sigmoid_backward(grad: Moments, x: Moments, buffer: Any) -> Result:
+    """g σ(−x)."""
+    return multiply(grad, apply(x, derivative("logsigmoid")))
+
+
+@rule("aten._prelu_kernel_backward")
+def prelu_backward(grad: Moments, x: Moments, w: Moments) -> Result:
+    """g (1 or w), and g min(x, 0)."""
+    low = multiply(grad, apply(x, Scalar("min(x,0)", lambda v: np.minimum(v, 0.0), kinks=(0.0,), pieces=((0.0, 1.0), (0.0,)))))
+    value = scalar_value(w)
+    if value is None:
+        return Unknown("the gradient of a PReLU with random slopes"), low
+    return multiply(grad, apply(x, derivative("leaky_relu", value))), low
+
+
+_ = (affine, constant, function, pair_values)

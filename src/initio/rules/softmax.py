@@ -1,0 +1,237 @@
+"""Softmax over one axis, masked or not, and its backward."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from initio.core.algebra import same_axes
+from initio.core.axes import Array, Axis, axis
+from initio.core.moments import Moments, Unknown, fresh_source, worst
+from initio.core.softmax import softmax_moment
+from initio.rules.table import Result, rule
+
+__all__: list[str] = []
+
+
+def _varying(x: Moments, i: int) -> Array:
+    """gram[same index] − gram[different index] on axis i, averaged over its kinds: what a softmax over it sees."""
+    a = x.axes[i]
+    g = np.moveaxis(x.gram, i, 0)
+    k2 = a.K * a.K
+    share = a.counts / a.size
+    pairs = np.where(a.pairs[:k2] > 0, a.pairs[:k2], 0.0)
+    if pairs.sum() == 0:
+        return np.zeros(g.shape[1:])
+    return np.asarray(np.tensordot(share, g[k2:], axes=(0, 0)) - np.tensordot(pairs / pairs.sum(), g[:k2], axes=(0, 0)))
+
+
+def _moment(s: Array, counts: Array, a: int, b: int = 0) -> Array:
+    s, counts = np.broadcast_arrays(np.maximum(np.asarray(s, dtype=float), 0.0), counts)
+    out = np.empty(s.shape)
+    for index in np.ndindex(s.shape):
+        out[index] = softmax_moment(float(f"{s[index]:.6g}"), int(counts[index]), a, b)
+    return out
+
+
+@rule("aten._softmax", "aten.softmax", "aten._safe_softmax", "aten.special_softmax")
+def softmax(x: Moments, dim: int, *_: Any, **__: Any) -> Result:
+    """p = e^x / Σ e^x. Only the part of the logits that varies over the axis counts; E[p²] is exact in its variance."""
+    d = dim % len(x.dims)
+    if x.extra.get("mask_lost"):
+        return Unknown("a softmax whose mask was reshaped across its rows")
+    mask = x.extra.get("mask")
+    x = replace(x.with_axis(d), extra={})
+    if mask is not None and not bool(np.all(mask)):
+        return _masked(x, np.broadcast_to(mask, x.shape), d)
+    i = x.span(d)[0]
+    n = x.axes[i].size
+    x = x.relabel(i, axis(n))
+    cov = _varying(x, i)
+    others = [a for j, a in enumerate(x.axes) if j != i]
+    own = cov[tuple(a.diagonal for a in others)]
+    second = _moment(own, np.full(own.shape, n), 2)
+    same = np.exp(np.clip(cov, -50.0, 50.0))
+    same = np.minimum(same, n * 1.0) / n**2
+    same[tuple(a.diagonal for a in others)] = second
+    different = (1.0 / n - same) / max(n - 1, 1)
+    gram = np.stack([different, same], axis=i)
+    mean = np.full([a.K for a in x.axes], 1.0 / n)
+    bit = fresh_source()
+    return Moments.gaussian(x.axes, x.dims, mean, gram, bit | x.sources, claim=worst(x.claim, "rule"), softmax=(own, None)).without_ones()
+
+
+def _masked(x: Moments, allowed: Any, d: int) -> Result:
+    """Rows see different numbers of entries: kinds of rows and of columns by how many they see, and are seen by."""
+    lead = [e for e in range(len(x.dims)) if e not in (d, d - 1)]
+    if d == 0 or d != len(x.dims) - 1:
+        return Unknown("a masked softmax over a dimension that is not the last")
+    flat = allowed.reshape((-1, allowed.shape[-2], allowed.shape[-1]))
+    first = flat[0]
+    if not bool(np.all(flat == first)):
+        return Unknown("a mask that differs from sample to sample")
+    counts = first.sum(axis=1)
+    if (counts == 0).any():
+        return Unknown("a mask that hides every entry of a row")
+    x = x.with_axis(d - 1)
+    q, k = x.span(d - 1)[0], x.span(d)[0]
+    rows = _grouped(counts)
+    columns = rows if first.shape[0] == first.shape[1] and len(np.unique(counts)) > 1 and bool(np.all(np.tril(first) == first)) else _grouped(first.sum(axis=0))
+    ra, ca = axis(len(counts), rows), axis(first.shape[1], columns)
+    x = x.relabel(q, ra).relabel(k, axis(first.shape[1]))
+    cov = _varying(x, k)  # classes of the lead axes and of q
+    spec = _structure(first, counts, ra, ca)
+    others = [a for j, a in enumerate(x.axes) if j != k]
+    own = cov[tuple(a.diagonal for a in others)]
+    qa = q if q < k else q - 1
+    out_axes = [ra if j == q else ca if j == k else a for j, a in enumerate(x.axes)]
+    mean_rc = spec["mean"]
+    shape = [1] * len(x.axes)
+    shape[q], shape[k] = ra.K, ca.K
+    mean = np.broadcast_to((mean_rc if q < k else mean_rc.T).reshape(shape), [a.K for a in out_axes]).copy()
+    # classes with all lead axes equal and the same row: E[p²] of that row; elsewhere log-normal correlation of the weights
+    gram = np.zeros([a.P for a in out_axes])
+    g = np.moveaxis(gram, (q, k), (-2, -1))
+    c = np.clip(np.moveaxis(cov, qa, -1), -50.0, 50.0)  # (lead classes, row classes)
+    boost = np.exp(c)
+    g[...] = boost[..., None] * spec["same_column"] + spec["different_column"]
+    excess = (boost - 1.0)[..., None] * spec["excess"]
+    g[...] = g - excess
+    lead_axes = [a for j, a in enumerate(x.axes) if j not in (q, k)]
+    diag = tuple(a.diagonal for a in lead_axes)
+    own_rows = np.moveaxis(own, qa, -1)
+    typical = np.array([np.exp(np.log(counts[ra.label_array() == r]).mean()) for r in range(ra.K)])
+    ratio = np.stack([_row_ratio(own_rows[..., r], counts[ra.label_array() == r]) for r in range(ra.K)], axis=-1)
+    _ = typical
+    block = g[diag]
+    kk = ra.K * ra.K
+    e2, inv = spec["row_same"], spec["row_pairs"]  # (rows, columns) averages of a/n² and of pair products
+    block[..., kk:, ca.K * ca.K :] = ratio[..., :, None] * e2
+    block[..., kk:, : ca.K * ca.K] = inv * _pair_ratio(ratio, spec["mean_count"])[..., :, None]
+    g[diag] = block
+    bit = fresh_source()
+    return Moments.gaussian(out_axes, x.dims, mean, gram, bit | x.sources, claim=worst(x.claim, "rule"), softmax=(own_rows, counts)).without_ones()
+
+
+def _grouped(counts: Any) -> Any:
+    """Groups of positions that see about equally many entries: all of them if few differ, else by powers of four."""
+    return counts if len(np.unique(counts)) <= 4 else np.floor(np.log2(np.maximum(counts, 1)) / 2).astype(int)
+
+
+def _row_ratio(s: Array, counts: Any) -> Array:
+    """Σ E[p²] over Σ 1/n² for the rows of a kind: n² E[p²] averaged with the weights 1/n."""
+    values, times = np.unique(counts, return_counts=True)
+    if len(values) > 8:
+        pick = np.unique(np.linspace(0, len(values) - 1, 8).astype(int))
+        values, times = values[pick], times[pick]
+    weight = times / values
+    total = np.zeros(np.shape(s))
+    for n, w in zip(values, weight, strict=True):
+        total = total + w * n * n * _moment(s, np.full(np.shape(s), n), 2)
+    return np.asarray(total / weight.sum())
+
+
+def _pair_ratio(ratio: Array, mean_count: Array) -> Array:
+    n = np.maximum(mean_count, 1.0 + 1e-9)
+    return np.maximum((1.0 - ratio / n) / (1.0 - 1.0 / n), 0.0)
+
+
+def _structure(allowed: Any, counts: Any, ra: Axis, ca: Axis) -> dict[str, Array]:
+    """Averages over kinds of rows and columns of products of 1[allowed]/n."""
+    b = allowed / counts[:, None]
+    rl, cl = ra.label_array(), ca.label_array()
+    onr = np.eye(ra.K)[rl]
+    onc = np.eye(ca.K)[cl]
+    by_row = onr.T @ b  # (R, Tk)
+    row_by_col = b @ onc  # (Tq, C)
+    sums = by_row @ onc  # (R, C)
+    squares = onr.T @ (b * b) @ onc
+    mean = sums / np.outer(ra.counts, ca.counts)
+    R, C = ra.K, ca.K
+    same_col = np.einsum("rj,sj,jc->rsc", by_row, by_row, onc)
+    all_col = np.einsum("rc,sd->rscd", sums, sums)
+    own_col = np.einsum("ic,id,ir->rcd", row_by_col, row_by_col, onr)
+    for r in range(R):
+        same_col[r, r] -= squares[r]
+        all_col[r, r] -= own_col[r]
+    diff_col = all_col.copy()
+    for c in range(C):
+        diff_col[:, :, c, c] -= same_col[:, :, c]
+    row_pairs = own_col.copy()
+    for c in range(C):
+        row_pairs[:, c, c] -= squares[:, c]
+    same = np.zeros((ra.P, ca.P))
+    different = np.zeros((ra.P, ca.P))
+    same[: R * R, C * C :] = same_col.reshape(R * R, C)
+    different[: R * R, : C * C] = diff_col.reshape(R * R, C * C)
+    same[R * R :, C * C :] = squares
+    different[R * R :, : C * C] = row_pairs.reshape(R, C * C)
+    norm = np.outer(ra.pairs, ca.pairs)
+    scale = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
+    same, different = same * scale, different * scale
+    total_same = (same * norm).sum(axis=1, keepdims=True)
+    total_diff = (different * norm).sum(axis=1, keepdims=True)
+    # a higher weight on the same column is taken from the different ones, so that each row still sums to 1
+    excess = np.divide(total_same, total_diff, out=np.zeros_like(total_same), where=total_diff > 0) * different
+    mean_count = 1.0 / np.array([(1.0 / counts[rl == r]).mean() for r in range(R)])
+    return {"mean": mean, "same_column": same, "different_column": different, "excess": excess, "row_same": squares / np.outer(ra.counts, ca.counts), "row_pairs": (row_pairs.reshape(R, C * C) * np.divide(1.0, np.outer(ra.counts, ca.pairs[: C * C]), out=np.zeros((R, C * C)), where=np.outer(ra.counts, ca.pairs[: C * C]) > 0)), "mean_count": mean_count}
+
+
+@rule("aten._softmax_backward_data")
+def softmax_backward(grad: Moments, p: Moments, dim: int, *_: Any) -> Result:
+    """dx = p (g − Σ p g): E[dx²] = v E[p² (1 − 2p + Σ p²)], v the variance of g over the axis."""
+    d = dim % len(p.dims)
+    info = p.extra.get("softmax")
+    if info is None:
+        return Unknown("the logits of this softmax are not known")
+    g, p = grad.with_axis(d), p.with_axis(d)
+    for e in range(len(p.dims)):
+        if p.shape[e] > 1:
+            g, p = same_axes([g, p], [e, e])
+    i = p.span(d)[0]
+    a = p.axes[i]
+    gi = np.moveaxis(g.gram, i, -1)
+    k2 = a.K * a.K
+    share = a.pairs[:k2] / max(a.pairs[:k2].sum(), 1.0)
+    common = np.tensordot(gi[..., :k2], share, axes=([-1], [0]))
+    v = gi[..., k2:] - common[..., None]
+    ps = np.moveaxis(p.gram, i, -1)[..., k2:]
+    others = [b for j, b in enumerate(p.axes) if j != i]
+    diag = tuple(b.diagonal for b in others)
+    same = v * ps
+    own_s, counts = info
+    same[diag] = same[diag] * _damping(own_s, counts, a.size, p, i)
+    per_entry = (same * (a.counts / a.size)).sum(axis=-1)
+    weight = ps / np.maximum((ps * (a.counts / a.size)).sum(axis=-1, keepdims=True), 1e-300)
+    first, second = a.first[:k2], a.second[:k2]
+    different = -per_entry[..., None] / max(a.size - 1, 1) * np.sqrt(np.maximum(weight[..., first] * weight[..., second], 0.0))
+    gram = np.moveaxis(np.concatenate([different, same], axis=-1), -1, i)
+    bit = fresh_source()
+    return Moments.gaussian(p.axes, p.dims, np.zeros([b.K for b in p.axes]), gram, bit | grad.sources | p.sources, odd=grad.odd & ~p.sources, claim=worst(grad.claim, p.claim, "rule")).without_ones()
+
+
+def _damping(own: Array, counts: Any, length: int, p: Moments, i: int) -> Array:
+    """E[p² (1 − 2p + Σ p²)] / E[p²] for each kind of row, with a trailing axis for the kinds of columns."""
+
+    def ratio(s: Array, n: Any) -> Array:
+        n = np.broadcast_to(n, np.shape(s))
+        e2, e3, e4 = _moment(s, n, 2), _moment(s, n, 3), _moment(s, n, 4)
+        e22 = np.where(n > 1, _moment(s, n, 2, 2), 0.0)
+        return np.asarray((e2 - 2 * e3 + e4 + (n - 1) * e22) / e2)
+
+    if counts is None:
+        return ratio(own, length)[..., None]
+    q = next(j for j in range(len(p.axes) - 1, -1, -1) if j != i)
+    labels = p.axes[q].label_array() if p.axes[q].size == len(counts) else np.zeros(len(counts), dtype=int)
+    kinds = []
+    for r in range(p.axes[q].K):
+        values, times = np.unique(counts[labels == r], return_counts=True)
+        if len(values) > 6:
+            pick = np.unique(np.linspace(0, len(values) - 1, 6).astype(int))
+            values, times = values[pick], times[pick]
+        e2 = [_moment(own[..., min(r, own.shape[-1] - 1)], np.full(own.shape[:-1], n), 2) * n * t for n, t in zip(values, times, strict=True)]
+        parts = [w * ratio(own[..., min(r, own.shape[-1] - 1)], int(n)) for w, n in zip(e2, values, strict=True)]
+        kinds.append(sum(parts) / sum(e2))
+    return np.stack(kinds, axis=-1)[..., None]
