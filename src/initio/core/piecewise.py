@@ -7,6 +7,8 @@ T_i(h) = E[(Z − h)₊^i] and N_ab(h, k; ρ) = E[(X − h)₊^a (Y − k)₊^b]
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -46,9 +48,9 @@ def refine(breaks: tuple[float, ...], pieces: Pieces, extra: tuple[float, ...]) 
 
 
 def compose(
-    inner: tuple[tuple[float, ...], Pieces], outer: tuple[tuple[float, ...], Pieces]
+    inner: tuple[tuple[float, ...], Pieces], outer: tuple[tuple[float, ...], Pieces], at_break: Callable[[Array], Array]
 ) -> tuple[tuple[float, ...], Pieces]:
-    """Breaks and pieces of outer∘inner."""
+    """Breaks and pieces of outer∘inner; `at_break` is the outer function, which decides where inner stays on one of its breaks."""
     cuts = set(inner[0])
     edges = (-np.inf, *inner[0], np.inf)
     for low, high, piece in zip(edges[:-1], edges[1:], inner[1], strict=True):
@@ -59,7 +61,11 @@ def compose(
     _, at = refine(*inner, breaks)
     values = evaluate(*inner, middle)
     which = np.searchsorted(np.asarray(outer[0]), values, side="right")
-    return breaks, tuple(_substitute(outer[1][w], piece) for w, piece in zip(which, at, strict=True))
+    made: list[tuple[float, ...]] = []
+    for w, piece in zip(which, at, strict=True):
+        flat = not any(piece[1:]) and piece[0] in outer[0]
+        made.append((float(at_break(np.asarray(piece[0], dtype=float))),) if flat else _substitute(outer[1][w], piece))
+    return breaks, tuple(made)
 
 
 def moment(breaks: tuple[float, ...], pieces: Pieces, mean: Array, std: Array) -> tuple[Array, Array]:
@@ -194,7 +200,7 @@ def _conditional(at: Array, k: Array | None, rho: Array, spread: Array, count: i
         out.append(np.where(np.abs(scaled) < _FAR, spread**b * value, np.maximum(gap, 0.0) ** b * (gap > 0)))
     # far to the right of the break the recursion for b ≥ 2 loses the spread: E[(gap + τZ)^b] there
     for b in range(2, count):
-        full = sum(special.comb(b, 2 * j) * gap ** (b - 2 * j) * spread ** (2 * j) * special.factorial2(2 * j - 1, exact=True) for j in range(b // 2 + 1))
+        full = sum(math.comb(b, 2 * j) * math.prod(range(1, 2 * j, 2)) * gap ** (b - 2 * j) * spread ** (2 * j) for j in range(b // 2 + 1))
         out[b] = np.where(scaled < -_ACTIVE, full, out[b])
     return out
 
@@ -230,7 +236,7 @@ def _jumps(breaks: tuple[float, ...], pieces: Pieces) -> list[tuple[float, ...]]
         moved = np.zeros(size)
         for j, c in enumerate(change):
             for i in range(j + 1):
-                moved[i] += c * special.comb(j, i) * at ** (j - i)
+                moved[i] += c * math.comb(j, i) * at ** (j - i)
         moved[np.abs(moved) < 1e-15 * max(np.abs(change).max() * max(1.0, abs(at)) ** (size - 1), 1e-300)] = 0.0
         out.append(tuple(float(m) for m in moved))
     return out
@@ -242,7 +248,7 @@ def _add_shifted(base: Array, coefficients: tuple[float, ...], mean: Array, std:
         if c == 0:
             continue
         for i in range(j + 1):
-            term = c * special.comb(j, i) * mean ** (j - i) * std**i
+            term = c * math.comb(j, i) * mean ** (j - i) * std**i
             base[i] += term if mask is None else np.where(mask, term, 0.0)
 
 
