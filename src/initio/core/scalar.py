@@ -179,7 +179,7 @@ def _then(inner: Scalar, outer: Scalar) -> Scalar:
         return g(f(x))
 
     if inner.pieces is not None and outer.pieces is not None and _degree(inner) * _degree(outer) <= _DEGREE:
-        breaks, pieces = piecewise.compose((inner.kinks, inner.pieces), (outer.kinks, outer.pieces))
+        breaks, pieces = piecewise.compose((inner.kinks, inner.pieces), (outer.kinks, outer.pieces), outer.fn)
         return from_pieces(name, breaks, pieces, fn, **flags)
     slope = None
     if inner.differentiable and outer.differentiable:
