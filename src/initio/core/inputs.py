@@ -123,6 +123,8 @@ def normalise(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     items = [_one(item, "") for item in cast("Iterable[Any]", inputs if several else (inputs,))]
     if not any(isinstance(item, InputSpec) for item in items):
         raise InitioError("at least one input tensor", f"got {inputs!r}", where="inputs", remedy=f"Describe it, for example as {GRAMMAR}.")
+    if all(not item.shape for item in items if isinstance(item, InputSpec)):
+        raise _pointless("inputs")
     names = [item.name for item in items if isinstance(item, InputSpec) and item.name]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InitioError("one input of each name", f"{twice!r} came twice", where="inputs", remedy="Name each input once.")
@@ -193,9 +195,13 @@ def _sound(spec: InputSpec) -> InputSpec:
         shape = "x".join(map(str, spec.shape))
         raise InitioError("an input with entries", f"{shape} is empty", where=where, remedy="Give every dimension a size of at least 1.")
     if not spec.shape and spec.data is None:
-        remedy = "Give it a batch dimension, such as 8x3x224x224; a true scalar can be passed as a Python number."
-        raise InitioError("an input with a batch dimension", "its shape is 0-dimensional", where=where, remedy=remedy)
+        raise _pointless(where)
     return spec
+
+
+def _pointless(where: str) -> InitioError:
+    remedy = "Give it a batch dimension, such as 8x3x224x224; a true scalar can be passed as a Python number."
+    return InitioError("an input with a batch dimension", "its shape is 0-dimensional", where=where, remedy=remedy)
 
 
 def _malformed(text: str, why: str) -> InitioError:
