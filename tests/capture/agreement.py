@@ -10,7 +10,7 @@ import torch
 from replaying import replay
 from torch import Tensor, nn
 
-from initio.capture.modules import named_tensors
+from initio.capture.modules import Tree, named_tensors
 from initio.capture.program import record
 from initio.capture.sampling import draw
 from initio.core.inputs import InputSpec
@@ -51,7 +51,7 @@ def agree(
     tensors = {}
     if isinstance(twin, nn.Module):
         twin.train(train)
-        tensors = {**dict(twin.named_parameters(remove_duplicate=False)), **dict(twin.named_buffers(remove_duplicate=False))}
+        tensors = {name: t for of in ("parameters", "buffers") for name, _, _, t in Tree(twin).tensors(of)}
         given.update({p.value: tensors[p.name].detach().clone() for p in recorded.parameters if p.name in tensors})
     cotangents = {
         o.cotangent: torch.randn(recorded.values[o.value].shape, dtype=getattr(torch, recorded.values[o.value].dtype))

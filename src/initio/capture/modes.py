@@ -7,7 +7,8 @@ import linecache
 import os
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,8 +72,20 @@ class Recorder:
         self.born: dict[int, Context] = {}
         self.failure: tuple[BaseException, str, tuple[tuple[int, ...], ...], str, Source | None, Phase] | None = None
         self.counter = 0
+        self.paused = False
+        self.owners: dict[int, str] = {}
         self.current = Context()
         self._backward_events: dict[int, Context] = {}
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """For the recorder's own work between the user's operations: nothing of it is recorded."""
+        before, self.paused = self.paused, True
+        try:
+            with torch._C.DisableTorchFunction():
+                yield
+        finally:
+            self.paused = before
 
     # where an operation stands
 
@@ -97,6 +110,10 @@ class Recorder:
         if node is None:
             return self.current if self.current.phase == "backward" else Context("backward")
         number = node._sequence_nr()
+        if number >= 1 << 62:
+            # The node that stores a leaf's gradient has no number of its own.
+            owner = self.owners.get(id(getattr(node, "variable", None)), "")
+            return Context("backward", owner, function="AccumulateGrad")
         context = self._backward_events.get(number)
         if context is None:
             born = self.born.get(number)
@@ -107,8 +124,7 @@ class Recorder:
                 else Context("backward", born.module, born.call, born.source, self.counter, name)
             )
             self.counter += 1
-            if number < 1 << 62:
-                self._backward_events[number] = context
+            self._backward_events[number] = context
         return context
 
     # one operation
@@ -415,6 +431,8 @@ class Operations(TorchDispatchMode):
         self.recorder = recorder
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if self.recorder.paused:
+            return func(*args, **(kwargs or {}))
         with torch._C.DisableTorchFunction():
             return self.recorder.operation(func, tuple(args), kwargs or {})
 
@@ -435,6 +453,12 @@ class Events(TorchFunctionMode):
         special = _SPECIAL.get(func) if not recorder.memory.real else None
         if special is not None:
             return special(recorder, func, args, kwargs)
+        if name in _INDEXING and not recorder.memory.real:
+            return self._event(name, _index, (recorder, func, args, kwargs), {}, args)
+        return self._event(name, func, args, kwargs, args)
+
+    def _event(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shown: tuple[Any, ...]) -> Any:
+        recorder = self.recorder
         outer = recorder.function, recorder.here
         recorder.function, recorder.here = name, None
         recorder.depth += 1
@@ -442,7 +466,7 @@ class Events(TorchFunctionMode):
             return func(*args, **kwargs)
         except BaseException as error:
             if recorder.failure is None or recorder.failure[0] is not error:
-                shapes = tuple(tuple(t.shape) for t in _tensors([*args, *kwargs.values()]))
+                shapes = tuple(tuple(t.shape) for t in _tensors([*shown, *kwargs.values()]))
                 module = recorder.stack[-1][0] if recorder.stack else ""
                 recorder.failure = (error, f"torch.{name}", shapes, module, user_source(sys._getframe(1)), recorder.phase)
             raise
@@ -451,13 +475,14 @@ class Events(TorchFunctionMode):
             recorder.function, recorder.here = outer
 
 
+_INDEXING = {"__getitem__", "__setitem__"}
 _PLAIN = {"__get__", "__set__", "size", "stride", "dim", "numel", "is_floating_point", "is_complex", "storage_offset", "untyped_storage",
           "is_contiguous", "nelement", "element_size", "__len__", "__hash__", "_is_view", "get_device", "data_ptr", "ndimension"}  # fmt: skip
 
 
 def _values_of(recorder: Recorder, tensor: Tensor) -> Tensor:
     """Real contents of a tensor for code that reads memory directly (`tolist`, `numpy`)."""
-    with torch._C.DisableTorchFunction(), torch.utils._python_dispatch._disable_current_modes():
+    with recorder.quiet():
         tensor = tensor.detach()
         own = tensor if tensor.device.type == "meta" else recorder.memory.adopt(tensor)
         memory = recorder.memory
@@ -468,12 +493,10 @@ def _values_of(recorder: Recorder, tensor: Tensor) -> Tensor:
         return torch.full(tuple(tensor.shape), answer, dtype=tensor.dtype)
 
 
-def _tolist(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return func(_values_of(recorder, args[0]))
-
-
-def _numpy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return func(_values_of(recorder, args[0]), *args[1:], **kwargs)
+def _direct(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    values = _values_of(recorder, args[0])
+    with recorder.quiet():
+        return func(values, *args[1:], **kwargs)
 
 
 def _literal(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -483,10 +506,36 @@ def _literal(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[
     return func(*args, **{**kwargs, "device": "cpu"})
 
 
+def _new_literal(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if isinstance(args[1] if len(args) > 1 else kwargs.get("data"), Tensor):
+        return func(*args, **kwargs)
+    with recorder.quiet():
+        like = torch.empty(0, dtype=args[0].dtype)
+    return torch.tensor(*args[1:], **{"dtype": like.dtype, **kwargs, "device": "cpu"})
+
+
+def _index(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A list among the indices would become a tensor without contents."""
+    index = args[1]
+    with recorder.quiet():
+        index = tuple(map(_as_index, index)) if isinstance(index, tuple) else _as_index(index)
+        rest = tuple(torch.tensor(v, dtype=args[0].dtype) if isinstance(v, (list, tuple)) and _plain_numbers(v) else v for v in args[2:])
+    return func(args[0], index, *rest, **kwargs)
+
+
+def _as_index(index: Any) -> Any:
+    return torch.tensor(index) if isinstance(index, (list, range)) and len(index) and _plain_numbers(index) else index
+
+
+def _plain_numbers(items: Any) -> bool:
+    return all(_plain_numbers(i) if isinstance(i, (list, tuple)) else isinstance(i, (bool, int, float)) for i in items)
+
+
 _SPECIAL: dict[Any, Callable[..., Any]] = {
-    Tensor.tolist: _tolist,
-    Tensor.numpy: _numpy,
-    Tensor.__array__: _numpy,
+    Tensor.new_tensor: _new_literal,
+    Tensor.tolist: _direct,
+    Tensor.numpy: _direct,
+    Tensor.__array__: _direct,
     torch.tensor: _literal,
     torch.as_tensor: _literal,
     torch.asarray: _literal,

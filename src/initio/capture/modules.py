@@ -165,7 +165,8 @@ class Calls:
         self.tree = tree
         self.drafts: list[dict[str, Any]] = []
         self.counts: dict[str, int] = {}
-        self.latest: dict[str, int] = {}
+        self.by_path: dict[str, list[int]] = {}
+        self.replayed: list[dict[str, int]] = []
         self.kept: list[nn.Module] = []
 
     def __enter__(self) -> Calls:
@@ -190,8 +191,8 @@ class Calls:
             self.tree.paths[id(module)] = path
             self.tree.modules.setdefault(path, module)
             self.kept.append(module)
-            if any(True for _ in module.parameters()):
-                self.recorder.tape.note(f"module {path} is made anew in every call, with new parameters that no optimiser sees")
+            if any(id(p) not in self.recorder.owners for p in module.parameters()):
+                self.recorder.tape.note(f"module {path} is made during the call, with new parameters that no optimiser sees")
         return path
 
     def run(self, original: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -199,11 +200,11 @@ class Calls:
         recorder = self.recorder
         path = self.path(module)
         again = recorder.phase == "backward"
-        if again and path in self.latest:
-            number = self.latest[path]
-        else:
+        number = self._match(path, args) if again else None
+        if number is None:
             number = self._open(path, module, args, kwargs)
         recorder.stack.append((path, number))
+        self.replayed.append({})
         depth, here, function = recorder.depth, recorder.here, recorder.function
         recorder.depth, recorder.here, recorder.function = 0, None, ""
         try:
@@ -214,16 +215,36 @@ class Calls:
             raise
         finally:
             recorder.stack.pop()
+            self.replayed.pop()
             recorder.depth, recorder.here, recorder.function = depth, here, function
         self._close(number, result, again)
         return result
+
+    def _match(self, path: str, args: tuple[Any, ...]) -> int | None:
+        """The forward call that a recomputed call repeats: below a matched parent by order, else by the memory of its inputs."""
+        candidates = self.by_path.get(path)
+        if not candidates:
+            return None
+        if self.recorder.stack:
+            parent, order = self.recorder.stack[-1][1], self.replayed[-1]
+            children = [n for n in candidates if self.drafts[n]["parent"] == parent]
+            position = order.get(path, 0)
+            order[path] = position + 1
+            if children:
+                return children[min(position, len(children) - 1)]
+        drafts = self.recorder.tape.drafts
+        with self.recorder.quiet():
+            storages = [drafts[v].storage for v in self._values(_tensors(args))]
+        same = [n for n in candidates if [drafts[v].storage for v in self.drafts[n]["inputs"]][: len(storages)] == storages]
+        pending = [n for n in same or candidates if not self.drafts[n]["cotangents"]]
+        return (pending or same or candidates)[-1]
 
     def _open(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         recorder = self.recorder
         number = len(self.drafts)
         index = self.counts.get(path, 0)
         self.counts[path] = index + 1
-        self.latest[path] = number
+        self.by_path.setdefault(path, []).append(number)
         with recorder.quiet():
             inputs = self._values([*_tensors(args), *_tensors(kwargs)])
         self.drafts.append(

@@ -189,6 +189,7 @@ class _Run:
                 step.entries += tensor.numel() if of == "parameters" else 0
                 twin = self._stand_in(tensor, law, of == "buffers")
                 stand_ins[id(tensor)] = twin
+                self.recorder.owners[id(twin)] = name.rpartition(".")[0]
                 value = self.tape.source(twin)
                 loose = tree.loose_path(name.rpartition(".")[0])
                 if loose and of == "parameters":
@@ -297,7 +298,7 @@ class _Run:
         try:
             with torch.enable_grad() if step.backward else torch.no_grad():
                 result = step.model(*args, **kwargs)
-            with torch._C.DisableTorchFunction():
+            with recorder.quiet():
                 results = [(name, self._own(tensor)) for name, tensor in named_tensors(result)]
                 self.outputs = [Output(name, self.tape.value(tensor)) for name, tensor in results]
             if step.loss is not None:
@@ -305,7 +306,7 @@ class _Run:
                 if step.backward:
                     self._watch([tensor for _, tensor in results])
                 total = apply_loss(step.loss, result, lambda spec: self._target(spec))
-                with torch._C.DisableTorchFunction():
+                with recorder.quiet():
                     total = self._own(total)
                     self.loss_value = self.tape.value(total)
                 if step.backward:
@@ -320,12 +321,12 @@ class _Run:
         return self.recorder.memory.adopt(tensor) if tensor.device.type != "meta" else tensor
 
     def _target(self, spec: InputSpec) -> Tensor:
-        with _unrecorded():
+        with self.recorder.quiet():
             tensor = self._input_tensor(dataclasses.replace(spec), "target")
         return tensor.detach_() if tensor.requires_grad else tensor
 
     def _cotangent(self, index: int, tensor: Tensor) -> Tensor:
-        with _unrecorded():
+        with self.recorder.quiet():
             cotangent = torch.empty_like(tensor.detach())
             if self.real:
                 cotangent.normal_()
@@ -336,7 +337,7 @@ class _Run:
     def _watch(self, tensors: list[Tensor]) -> None:
         def hook(index: int) -> Callable[[Tensor], None]:
             def arrived(gradient: Tensor) -> None:
-                with torch._C.DisableTorchFunction():
+                with self.recorder.quiet():
                     self.outputs[index] = dataclasses.replace(self.outputs[index], cotangent=self.tape.value(gradient))
 
             return arrived
@@ -418,12 +419,6 @@ class _Pinned:
 
     def __init__(self, entry: Any) -> None:
         self.f_code, self.f_lineno, self.f_back = entry.tb_frame.f_code, entry.tb_lineno, None
-
-
-@contextmanager
-def _unrecorded() -> Iterator[None]:
-    with torch._C.DisableTorchFunction(), torch.utils._python_dispatch._disable_current_modes():
-        yield
 
 
 @contextmanager
