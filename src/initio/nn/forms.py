@@ -54,7 +54,14 @@ class GroupedPaths(nn.Module):
     """The three stages as three convolutions for all paths; holds paths x out_channels channels before the sum."""
 
     def __init__(
-        self, reduce: nn.Conv2d, transform: nn.Conv2d, expand: nn.Conv2d, paths: int, activation: nn.Module, path: nn.Module, last: nn.Module
+        self,
+        reduce: nn.Conv2d,
+        transform: nn.Conv2d,
+        expand: nn.Conv2d,
+        paths: int,
+        activation: nn.Module,
+        path: nn.Module,
+        last: nn.Module,
     ) -> None:
         super().__init__()
         self.reduce, self.transform, self.expand = reduce, transform, expand
@@ -68,7 +75,7 @@ class GroupedPaths(nn.Module):
 
 
 def form(keys: Mapping[str, Tensor]) -> str | None:
-    """"loop", "grouped" or "fused" by the names of a state dict; None if some names belong to none or to several."""
+    """Which form the names of a state dict are of: "loop", "grouped" or "fused"; None if some names belong to none or to several."""
     if not keys:
         return None
     if all(_LOOP.match(k) for k in keys):

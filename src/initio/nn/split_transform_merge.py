@@ -1,6 +1,7 @@
 """y = f(Σ_g p(W3_g σ(W2_g ∗ σ(W1_g x)))): many narrow paths on the same input, summed (Xie et al. 2017, ResNeXt)."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportIncompatibleMethodOverride=false
 
 from __future__ import annotations
 
@@ -28,8 +29,10 @@ def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
 class SplitTransformMerge(nn.Module):
     r"""y = f(Σ_g p(W3_g σ(W2_g ∗ σ(W1_g x + b1_g) + b2_g) + b3_g)) over `paths` paths of `width` channels.
 
-    σ is `activation`. `activation_after="path"` puts it on every path's output (p = σ, f = identity), `"sum"` on the sum (f = σ, the ResNeXt
-    block), `None` on neither. The same function as a Python loop over the paths, with one operator for all of them: with `"path"` the
+    σ is `activation`. `activation_after="path"` puts it on every path's output (p = σ, f = identity), `"sum"` on the sum (f = σ, the
+    ResNeXt block), `None` on neither.
+
+    The same function as a Python loop over the paths, with one operator for all of them: with `"path"` the
     paths x out_channels channels before the sum are never in memory.
 
     ReLU without a norm runs in a compiled kernel on a CPU with a C compiler (float32 and float64); anything else in torch operations.
@@ -69,6 +72,14 @@ class SplitTransformMerge(nn.Module):
         torch.Size([1, 256, 14, 14])
     """
 
+    reduce_weight: nn.Parameter
+    reduce_bias: nn.Parameter | None
+    transform_weight: nn.Parameter
+    transform_bias: nn.Parameter | None
+    merge_weight: nn.Parameter
+    merge_bias: nn.Parameter | None
+    norms: nn.ModuleList | None
+
     def __init__(
         self,
         in_channels: int,
@@ -97,19 +108,25 @@ class SplitTransformMerge(nn.Module):
         if norm is not None and activation_after == "path":
             raise ValueError('norm: not with activation_after="path", where each path would need its own; use "sum" or None')
         self.in_channels, self.out_channels, self.paths, self.width = in_channels, out_channels, paths, width
-        self.kernel_size, self.stride, self.dilation = _pair("kernel_size", kernel_size), _pair("stride", stride), _pair("dilation", dilation)
+        self.kernel_size, self.stride = _pair("kernel_size", kernel_size), _pair("stride", stride)
+        self.dilation = _pair("dilation", dilation)
         if any(k % 2 == 0 for k in self.kernel_size):
             raise ValueError(f"kernel_size: expected odd numbers, whose padding keeps the size, got {kernel_size!r}")
-        self.padding = tuple(d * (k - 1) // 2 for k, d in zip(self.kernel_size, self.dilation, strict=True))
+        self.padding = (self.dilation[0] * (self.kernel_size[0] - 1) // 2, self.dilation[1] * (self.kernel_size[1] - 1) // 2)
         self.merge, self.activation_after = merge, activation_after
         self.activation = activation()
-        hidden, factory = paths * width, {"device": device, "dtype": dtype}
+        hidden = paths * width
+
+        def empty(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
         self.norms = None if norm is None else nn.ModuleList([norm(hidden), norm(hidden), norm(out_channels)])
-        self.reduce_weight = nn.Parameter(torch.empty(hidden, in_channels, **factory))
-        self.transform_weight = nn.Parameter(torch.empty(hidden, width, *self.kernel_size, **factory))
-        self.merge_weight = nn.Parameter(torch.empty(paths, out_channels, width, **factory))
-        for name, shape in (("reduce_bias", (hidden,)), ("transform_bias", (hidden,)), ("merge_bias", (paths, out_channels))):
-            self.register_parameter(name, nn.Parameter(torch.empty(shape, **factory)) if bias else None)
+        self.reduce_weight = empty(hidden, in_channels)
+        self.transform_weight = empty(hidden, width, *self.kernel_size)
+        self.merge_weight = empty(paths, out_channels, width)
+        self.register_parameter("reduce_bias", empty(hidden) if bias else None)
+        self.register_parameter("transform_bias", empty(hidden) if bias else None)
+        self.register_parameter("merge_bias", empty(paths, out_channels) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -148,14 +165,14 @@ class SplitTransformMerge(nn.Module):
         device, after, weight = x.device.type, self.activation_after or "none", self.reduce_weight
         rest = self.reduce_bias, self.transform_weight, self.transform_bias, self.merge_weight, self.merge_bias
         geometry = list(self.stride), list(self.padding), list(self.dilation)
-        if torch.is_autocast_enabled(device):
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             if device != "cpu":
                 return ops.differentiable(x, weight, *rest, *geometry, after)
             wanted = torch.get_autocast_dtype(device) if weight.dtype != torch.float64 else weight.dtype
             with torch.autocast(device, enabled=False):
                 return self._operator(x.to(weight.dtype)).to(wanted)
         if x.dtype != weight.dtype:
-            raise TypeError(f"SplitTransformMerge: the input is {x.dtype}, the weights are {weight.dtype}; x.to({weight.dtype}) converts it")
+            raise TypeError(f"SplitTransformMerge: input {x.dtype} but weights {weight.dtype}; x.to({weight.dtype}) converts the input")
         save = torch.is_grad_enabled() and (x.requires_grad or any(p is not None and p.requires_grad for p in (weight, *rest)))
         return ops.split_transform_merge(x, weight, *rest, *geometry, after, save)[0]
 
@@ -183,9 +200,7 @@ class SplitTransformMerge(nn.Module):
         hidden, out = self.width * groups, self.out_channels * groups
         bias = self.reduce_bias is not None
         reduce = nn.Conv2d(self.in_channels, hidden, 1, bias=bias, device="meta")
-        transform = nn.Conv2d(
-            hidden, hidden, self.kernel_size, self.stride, self.padding, self.dilation, groups, bias=bias, device="meta"
-        )
+        transform = nn.Conv2d(hidden, hidden, self.kernel_size, self.stride, self.padding, self.dilation, groups, bias=bias, device="meta")
         expand = nn.Conv2d(hidden, out, 1, groups=groups, bias=bias, device="meta")
         last = [copy.deepcopy(self.activation) if self.activation_after == where else nn.Identity() for where in ("path", "sum")]
         return reduce, transform, expand, last[0], last[1]
@@ -253,7 +268,8 @@ class SplitTransformMerge(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Takes the state dict of any of the three forms, converted; others get torch's own message, which names the keys."""
-        mine = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix) and not k[len(prefix) :].startswith(("norms.", "activation."))}
+        apart = (f"{prefix}norms.", f"{prefix}activation.")
+        mine = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix) and not k.startswith(apart)}
         converted = self._converted(mine)
         if converted is not None:
             for key in mine:

@@ -161,7 +161,7 @@ static void stage_one_backward(const Layer *l, const real *x, const real *w1, co
 
 static size_t backward_space(const Layer *l, const Planes *p) {
     const long lanes = up(l->paths * l->width, L), chunk = most(CHUNK, L);
-    size_t three = l->merge == 1 ? (l->out + 2 * l->width) * chunk : (2 * l->out + lanes) * DEPTH + 3 * L * ROWS;
+    size_t three = l->merge == 1 ? (l->out + 2 * l->width) * chunk + L : (2 * l->out + lanes) * DEPTH + 3 * L * ROWS;
     size_t two = (2 * l->width + 4) * p->plane + p->blocks * l->width * p->taps * 4;
     size_t one = DEPTH * lanes + 3 * L * (l->paths * l->width + ROWS);
     return most(most(one, two), three);

@@ -19,7 +19,7 @@ ATTEMPTS = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-marc
 SWITCH = "INITIO_KERNEL"
 
 
-class KernelUnavailable(RuntimeError):
+class KernelUnavailableError(RuntimeError):
     """Says why there is no compiled kernel here, and what would give one."""
 
 
@@ -29,7 +29,7 @@ def compiler() -> str:
     for name in (named.split()[0],) if named else ("cc", "gcc", "clang"):
         if found := shutil.which(name):
             return found
-    raise KernelUnavailable(f"no C compiler: {named or 'cc, gcc or clang'} is not on the PATH; install one, or name one in CC")
+    raise KernelUnavailableError(f"no C compiler: {named or 'cc, gcc or clang'} is not on the PATH; install one, or name one in CC")
 
 
 def cache() -> Path:
@@ -60,7 +60,7 @@ def _build(target: Path, cc: str, define: str) -> None:
                 made.replace(target)  # atomic: two processes may build at once
                 return
             errors.append(done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"exit code {done.returncode}")
-    raise KernelUnavailable(f"{cc} could not compile the kernel: {errors[-1]}")
+    raise KernelUnavailableError(f"{cc} could not compile the kernel: {errors[-1]}")
 
 
 @functools.cache
@@ -68,10 +68,10 @@ def library(double: bool) -> ctypes.CDLL:
     """The kernel for float64 or float32.
 
     Raises:
-        KernelUnavailable: no compiler, a failed build, a cache that cannot be written, or INITIO_KERNEL=0 in the environment.
+        KernelUnavailableError: no compiler, a failed build, a cache that cannot be written, or INITIO_KERNEL=0 in the environment.
     """
     if os.environ.get(SWITCH, "1") == "0":
-        raise KernelUnavailable(f"{SWITCH}=0 in the environment turns it off")
+        raise KernelUnavailableError(f"{SWITCH}=0 in the environment turns it off")
     cc = compiler()
     define = "STM_DOUBLE" if double else "STM_SINGLE"
     sources = b"".join(path.read_bytes() for path in sorted(SOURCES.glob("*.[ch]")))
@@ -82,7 +82,7 @@ def library(double: bool) -> ctypes.CDLL:
             _build(target, cc, define)
         loaded = ctypes.CDLL(str(target))
     except OSError as error:
-        raise KernelUnavailable(f"the kernel could not be kept or loaded ({error}); XDG_CACHE_HOME may name another folder") from error
+        raise KernelUnavailableError(f"the kernel could not be kept or loaded ({error}); XDG_CACHE_HOME may name another folder") from error
     loaded.stm_multiply_adds.restype = ctypes.c_double
     loaded.stm_multiply_adds.argtypes = [ctypes.c_long, ctypes.c_long]
     return loaded
@@ -93,8 +93,9 @@ def available(double: bool) -> bool:
     """Whether the kernel can be used; if not, a warning says so once, with the reason."""
     try:
         library(double)
-    except KernelUnavailable as error:
+    except KernelUnavailableError as error:
         if os.environ.get(SWITCH, "1") != "0":
-            warnings.warn(f"SplitTransformMerge runs in plain torch, with the same results but slower: {error}.", RuntimeWarning, stacklevel=2)
+            text = f"SplitTransformMerge runs in plain torch, with the same results but slower: {error}."
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
         return False
     return True

@@ -130,7 +130,7 @@ def backward(
     elif dx is not None:
         dx.zero_()
     if not per_path:
-        dw3 = dw3.sum(0)[:, :hidden].unflatten(1, (paths, width)).permute(1, 0, 2).contiguous()
+        dw3 = dw3.sum(0)[:, :hidden].reshape(out, paths, width).permute(1, 0, 2).contiguous()
         db3 = db3.sum(0).expand(paths, out).contiguous()
     given = x.new_empty(0) if dx is None else dx
     return given, dw1.sum(0)[:, :hidden].t().contiguous(), db1.sum(0), dw2, db2, dw3, db3

@@ -66,16 +66,18 @@ static void NAMED(merge_backward)(const real *w, const real *b, const real *dy, 
         EACH(CONSTANT, 1)
         const vec b0 = all(b ? b[c] : 0), b1 = all(b ? b[c + 1] : 0);
         vec t0 = {0}, t1 = {0};
-        for (long q = 0; q < vectors * L; q += L) {
-#define HIDDEN(i, k) const vec h##k = ld(h + k * pitch + q);
-#define FORWARD(i, k) z##i += w##i##k * h##k;
+#define FORWARD(i, k) z##i += w##i##k * ld(h + k * pitch + p);
+#define COTANGENT(at) { const long p = at; vec z0 = b0, z1 = b1; EACH(FORWARD, 0) EACH(FORWARD, 1) \
+            n0 = gate(ld(dy + p), z0); n1 = gate(ld(dy + pitch + p), z1); }
 #define WEIGHT(i, k) g##i##k += d##i * h##k;
-#define BACK(i, k) st(dh + k * pitch + q, ld(dh + k * pitch + q) + w0##k * d0 + w1##k * d1);
-            EACH(HIDDEN, 0)
-            vec z0 = b0, z1 = b1;
-            EACH(FORWARD, 0)
-            EACH(FORWARD, 1)
-            const vec d0 = gate(ld(dy + q), z0), d1 = gate(ld(dy + pitch + q), z1);
+#define BACK(i, k) const vec h##k = ld(h + k * pitch + q); \
+            st(dh + k * pitch + q, ld(dh + k * pitch + q) + w0##k * d0 + w1##k * d1);
+        vec n0, n1;
+        COTANGENT(0)
+        for (long q = 0; q < vectors * L; q += L) {
+            const vec d0 = n0, d1 = n1;
+            /* One vector ahead (the last time past the end, unused): its chain of multiply-adds runs beside the updates below. */
+            COTANGENT(q + L)
             t0 += d0;
             t1 += d1;
             EACH(BACK, 0)
@@ -89,8 +91,8 @@ static void NAMED(merge_backward)(const real *w, const real *b, const real *dy, 
         db[c + 1] += total(t1);
     }
 #undef CONSTANT
-#undef HIDDEN
 #undef FORWARD
+#undef COTANGENT
 #undef WEIGHT
 #undef BACK
 #undef RESULT

@@ -34,7 +34,8 @@ typedef real loose __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BYTES)
 
 INLINE vec ld(const real *p) { return *(const loose *)p; }
 INLINE void st(real *p, vec x) { *(loose *)p = x; }
-INLINE vec all(real x) { return (vec){0} + x; }
+/* x - 0 folds into one broadcast; 0 + x would not, for the sake of -0. */
+INLINE vec all(real x) { return x - (vec){0}; }
 
 /* max(0, x) that returns NaN for NaN, as torch.relu does: maxps gives its second operand if either is NaN. */
 INLINE vec relu(vec x) {
