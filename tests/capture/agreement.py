@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from replaying import replay
+from capture.replaying import replay
 from torch import Tensor, nn
 
 from initio.capture.modules import Tree, named_tensors

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from initio.capture.operators import Operation, decide_scalar, describe, encode, fill_of, policy_for
+from initio.capture.operators import SHAPES, Operation, decide_scalar, describe, encode, fill_of, policy_for
 from initio.capture.shadows import LIMIT, Fill, Memory
 from initio.capture.values import Context, Tape
 from initio.core.record import Phase, Source
@@ -353,6 +353,8 @@ class Recorder:
             words, answer = policy
             self.tape.note(f"{info.name} depends on random values at {self.current.source}: {words}")
             return self._beside_policy(answer(args, kwargs))
+        if (shapes := SHAPES.get(info.packet)) is not None:
+            return shapes(*args, **kwargs)
         if _has_mask(info, args):
             args = (args[0], self._without_masks(args[1]), *args[2:])
         return func(*args, **kwargs)

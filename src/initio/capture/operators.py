@@ -14,7 +14,7 @@ from torch import Tensor
 from initio.capture.shadows import Fill
 from initio.core.record import Argument, Ref
 
-__all__ = ["Operation", "decide_scalar", "describe", "encode", "fill_of", "policy_for"]
+__all__ = ["SHAPES", "Operation", "decide_scalar", "describe", "encode", "fill_of", "policy_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,19 @@ _POLICIES: dict[str, tuple[str, Callable[[tuple[Any, ...], dict[str, Any]], Any]
     "aten.bincount": ("every entry falls in its own bin", lambda a, k: torch.ones(max(a[0].numel(), _argument(a, k, 2, "minlength") or 0), dtype=torch.int64)),
     "torchvision.nms": ("all boxes are kept", lambda a, k: torch.arange(a[0].shape[0])),
 }  # fmt: skip
+
+
+def _grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: torch.dtype | None = None) -> Tensor:
+    """Shapes of `aten._grouped_mm`, whose own kernel without contents takes bfloat16 alone."""
+    rows, columns = a.shape[-2], b.shape[-1]
+    if a.dim() == b.dim():
+        groups = (offs.shape[0] if offs is not None else 1) if a.dim() == 2 else a.shape[0]
+        return a.new_empty((groups, rows, columns), dtype=out_dtype)
+    return a.new_empty((rows, columns), dtype=out_dtype)
+
+
+SHAPES: dict[str, Callable[..., Any]] = {"aten._grouped_mm": _grouped_mm}
+"""Stand-ins for kernels that refuse arguments without contents which the real ones take."""
 
 
 def _unique_dim(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

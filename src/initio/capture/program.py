@@ -192,8 +192,6 @@ class _Run:
                 self.recorder.owners[id(twin)] = name.rpartition(".")[0]
                 value = self.tape.source(twin)
                 loose = tree.loose_path(name.rpartition(".")[0])
-                if loose and of == "parameters":
-                    self.tape.note(f"parameter {name} is in no registered module: optimisers and state_dict do not see it")
                 own = Parameter(
                     name,
                     tuple(n for n, _, _ in places),
@@ -392,8 +390,9 @@ class _Run:
             item if tensor.grad is None else dataclasses.replace(item, gradient=tape.value(tensor.grad)) for item, tensor in self.inputs
         ]
         del value
-        for place in self.tree.loose:
-            tape.note(f"module {place} is not registered: it is reached through a plain attribute, list or dictionary")
+        if loose := self.tree.loose:
+            where = f"{len(loose)} modules (first: {loose[0]}) are reached through plain attributes, lists or dictionaries only"
+            tape.note(f"{where}: optimisers and state_dict do not see them")
         modules = {path: f"{type(m).__module__}.{type(m).__qualname__}" for path, m in self.tree.modules.items()}
         return Record(
             tuple(tape.nodes),
