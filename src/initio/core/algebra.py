@@ -122,6 +122,34 @@ def _slices(f: Field, g: Field, axes: Sequence[Axis]) -> Array | float | None:
     return None
 
 
+def _disjoint(x: Moments, y: Moments) -> bool:
+    """Whether all that x and y share are uncorrelated, separate blocks of the same fields (the parts of a packed projection)."""
+    for f in x.with_law().law:
+        for g in y.with_law().law:
+            a, b = f.field, g.field
+            if not a.sources & b.sources:
+                continue
+            if a.id != b.id or not _blocks_apart(a, x.axes, b.view.offset):
+                return False
+            if not _blocks_apart(b, y.axes, a.view.offset):
+                return False
+    return True
+
+
+def _blocks_apart(f: Field, axes: Sequence[Axis], offset: int) -> bool:
+    """Whether a shift to `offset` leaves the block of f's inner axes, across which f is uncorrelated."""
+    shift = abs(f.view.offset - offset)
+    inner = [i for i, stride in enumerate(f.view.strides) if 0 < stride < shift]
+    outer = [stride for stride in f.view.strides if stride >= shift]
+    extent = 1 + sum((axes[i].size - 1) * f.view.strides[i] for i in inner)
+    if not inner or extent > shift or any(stride - shift < extent for stride in outer):
+        return False
+    u, v = pair_values(axes, f.mean)
+    cov = f.gram - u * v
+    pick: list[Any] = [slice(0, a.K * a.K) if i in inner else slice(None) for i, a in enumerate(axes)]
+    return bool(np.abs(cov[tuple(pick)]).max(initial=0.0) <= 1e-9 * np.abs(cov).max(initial=0.0))
+
+
 def swap(axes: Sequence[Axis], array: Array) -> Array:
     """The same array with first and second index exchanged."""
     return array[np.ix_(*[a.swap for a in axes])] if axes else array
@@ -568,7 +596,7 @@ def contract(x: Moments, y: Moments, spec: str, *, dependent: bool = False) -> M
     """
     operands, out = spec.split("->")
     left, right = operands.split(",")
-    if not dependent and x.sources & y.sources:
+    if not dependent and x.sources & y.sources and not _disjoint(x, y):
         return Unknown("the operands of a contraction depend on each other")
     shared = [c for c in left if c in right]
     for c in shared:

@@ -204,7 +204,7 @@ class Moments:
         axes = tuple(axis(n) for n in data.shape if n != 1)
         dims = tuple(int(n != 1) for n in data.shape)
         gram = empirical_gram(data.reshape([a.size for a in axes]))
-        return Moments.gaussian(axes, dims, np.full((1,) * len(axes), float(data.mean())), gram, 0, claim="exact", known=values)
+        return Moments.gaussian(axes, dims, np.full((1,) * len(axes), float(data.mean()) if data.size else 0.0), gram, 0, claim="exact", known=values)
 
     def opaque(self) -> Moments:
         """The same moments as a new Gaussian field: what led here is forgotten except for its sources."""
@@ -507,6 +507,8 @@ def pair_values(axes: Sequence[Axis], values: Array) -> tuple[Array, Array]:
 def empirical_gram(data: Array) -> Array:
     """Average products over the index pairs that agree on a set of axes and differ on every other, for every set."""
     r = data.ndim
+    if not data.size:
+        return np.zeros((2,) * r)
     agree = np.zeros((2,) * r)
     for at in itertools.product((0, 1), repeat=r):
         rest = tuple(i for i in range(r) if not at[i])

@@ -123,7 +123,7 @@ def batch_norm(x: Moments, w: Moments | None, b: Moments | None, rm: Moments | N
     over = [i for d in range(len(xs.dims)) if d != 1 for i in xs.span(d)]
     xhat, deviation = normalise(xs, over, eps)
     y = _affine(xhat, w, b, [1], len(x.dims))
-    return (y, *_saved(xs, xhat, deviation, over))
+    return (y, *_saved(xs, xhat, deviation, over, [d for d in range(len(x.dims)) if d != 1], False))
 
 
 def _with_running(x: Moments, w: Moments | None, b: Moments | None, rm: Moments | None, rv: Moments | None, eps: float) -> Result:
@@ -137,10 +137,9 @@ def _with_running(x: Moments, w: Moments | None, b: Moments | None, rm: Moments 
     return _affine(y, w, b, [1], len(x.dims)), None, None
 
 
-def _saved(x: Moments, xhat: Moments, deviation: Array, over: Sequence[int]) -> tuple[Moments, Moments]:
-    """The saved mean and inverse deviation, the latter carrying x̂ for the backward pass."""
-    keep = [d for d in range(len(x.dims)) if not all(i in over for i in x.span(d)) or not x.dims[d]]
-    mean = average(x, [d for d in range(len(x.dims)) if d not in keep])
+def _saved(x: Moments, xhat: Moments, deviation: Array, over: Sequence[int], dims: Sequence[int], keepdim: bool) -> tuple[Moments, Moments]:
+    """The saved mean and inverse deviation (averaged over `dims`), the latter carrying x̂ for the backward pass."""
+    mean = average(x, dims, keepdim)
     inverse = replace(mean, law=(), sources=0, odd=0, extra={"normalised": xhat, "deviation": deviation, "over": tuple(over)})
     return mean, inverse
 
@@ -196,7 +195,7 @@ def layer_norm(x: Moments, shape: Sequence[int], w: Moments | None, b: Moments |
     over = [i for d in dims for i in x.span(d)]
     xhat, deviation = normalise(x, over, float(eps))
     y = _affine(xhat, w, b, dims, len(x.dims))
-    return (y, *_saved(x, xhat, deviation, over))
+    return (y, *_saved(x, xhat, deviation, over, dims, True))
 
 
 @rule("aten.native_layer_norm_backward")
@@ -227,7 +226,7 @@ def rms_norm(x: Moments, shape: Sequence[int], w: Moments | None, eps: float | N
     over = [i for d in dims for i in x.span(d)]
     xhat, deviation = normalise(x, over, 1.1920929e-07 if eps is None else float(eps), centre=False)
     y = _affine(xhat, w, None, dims, len(x.dims))
-    return y, _saved(x, xhat, deviation, over)[1]
+    return y, _saved(x, xhat, deviation, over, dims, True)[1]
 
 
 @rule("aten._fused_rms_norm_backward")
@@ -245,8 +244,7 @@ def group_norm(x: Moments, w: Moments | None, b: Moments | None, n: int, c: int,
     over = [i for d in range(2, len(split.dims)) for i in split.span(d)]
     xhat, deviation = normalise(split, over, float(eps))
     y = _affine(xhat.reshape(shape), w, b, [1], len(shape))
-    saved = _saved(split, xhat, deviation, over)
-    return y, saved[0].reshape((n, groups)), replace(saved[1], dims=saved[1].dims[:2]) if len(saved[1].dims) > 2 else saved[1]
+    return (y, *_saved(split, xhat, deviation, over, range(2, len(split.dims)), False))
 
 
 @rule("aten.native_group_norm_backward")

@@ -136,7 +136,7 @@ def max_pool(x: Moments, kernel: Any, stride: Any = (), padding: Any = 0, dilati
     out = context().shapes[0]
     taps = _windows(x.shape[-n:], out[-n:], kernel, stride, padding, dilation)
     made = _maximum(x, taps, n)
-    return (made, None) if "with_indices" in name and isinstance(made, Moments) else made
+    return (made, Moments.iid(out, 0.0, 0.0)) if "with_indices" in name and isinstance(made, Moments) else made
 
 
 def _maximum(x: Moments, taps: Sequence[Taps], n: int) -> Moments | Unknown:

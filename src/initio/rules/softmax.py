@@ -9,8 +9,9 @@ import numpy as np
 
 from initio.core.algebra import same_axes
 from initio.core.axes import Array, Axis, axis
-from initio.core.moments import Moments, Unknown, fresh_source, worst
-from initio.core.softmax import softmax_moment
+from initio.core.moments import Moments, Unknown, fresh_source, pair_values, worst
+from initio.core.softmax import softmax_pair
+from initio.core.softmax_orders import softmax_moment
 from initio.rules.table import Result, rule
 
 __all__: list[str] = []
@@ -36,6 +37,13 @@ def _moment(s: Array, counts: Array, a: int, b: int = 0) -> Array:
     return out
 
 
+def _pairs(s: Array, c: Array, n: int) -> Array:
+    """E[p_i p′_i] of two rows whose logits have covariance c, for the distinct pairs of variance and covariance."""
+    rows = np.round(np.stack([s.ravel(), c.ravel()], axis=1), 9)
+    distinct, inverse = np.unique(rows, axis=0, return_inverse=True)
+    return np.asarray(softmax_pair(distinct[:, 0], distinct[:, 1], n))[inverse.ravel()].reshape(s.shape)
+
+
 @rule("aten._softmax", "aten.softmax", "aten._safe_softmax", "aten.special_softmax")
 def softmax(x: Moments, dim: int, *_: Any, **__: Any) -> Result:
     """p = e^x / Σ e^x. Only the part of the logits that varies over the axis counts; E[p²] is exact in its variance."""
@@ -52,10 +60,10 @@ def softmax(x: Moments, dim: int, *_: Any, **__: Any) -> Result:
     cov = _varying(x, i)
     others = [a for j, a in enumerate(x.axes) if j != i]
     own = cov[tuple(a.diagonal for a in others)]
-    second = _moment(own, np.full(own.shape, n), 2)
-    same = np.exp(np.clip(cov, -50.0, 50.0))
-    same = np.minimum(same, n * 1.0) / n**2
-    same[tuple(a.diagonal for a in others)] = second
+    first, last = pair_values(others, own)
+    spread = np.maximum(np.sqrt(np.maximum(first * last, 0.0)), np.abs(cov))
+    same = _pairs(spread, cov, n)
+    same[tuple(a.diagonal for a in others)] = _moment(own, np.full(own.shape, n), 2)
     different = (1.0 / n - same) / max(n - 1, 1)
     gram = np.stack([different, same], axis=i)
     mean = np.full([a.K for a in x.axes], 1.0 / n)
