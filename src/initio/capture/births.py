@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -73,7 +73,7 @@ def _current() -> tuple[Recorder, Origins] | None:
 
 
 @contextmanager
-def births(recorder: Recorder, origins: Origins) -> Iterator[None]:
+def births(recorder: Recorder, origins: Origins) -> Generator[None]:
     """Patch the making of parameters and modules, and the initialisers that skip or hide from tensors without storage.
 
     Other threads see the originals' behaviour meanwhile; everything is put back on the way out.
@@ -184,7 +184,7 @@ def _patch_initialisers(undo: list[Callable[[], None]]) -> None:
 
         def hook(*args: Any, _name: str = name, _original: Any = original, **kwargs: Any) -> Any:
             active = _current()
-            tensor = args[0] if args else kwargs.get("tensor")
+            tensor: Any = args[0] if args else kwargs.get("tensor")
             if active is None or not _valid(_name, tensor, args[1:], kwargs):
                 return _original(*args, **kwargs)
             law, rest, random = _LAWS[_name](*args, **kwargs)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from initio.capture.births import Origins, births
 from initio.capture.laws import constant, describe_values
@@ -131,7 +131,7 @@ _LAZY = "{} is lazy: its shape is known only after a first call of the model; ru
 
 
 def _lazy(tensor: Tensor) -> bool:
-    return isinstance(tensor, UninitializedTensorMixin)
+    return is_lazy(tensor)
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
@@ -145,7 +145,7 @@ def _named(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
 
 
 @contextmanager
-def _isolated() -> Iterator[None]:
+def _isolated() -> Generator[None]:
     """Fixed seeds inside, the caller's generator states and warning filters afterwards."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
@@ -165,6 +165,7 @@ def _read(recorder: Recorder, tensors: list[tuple[str, Tensor, bool]]) -> tuple[
     distributions: dict[str, Distribution] = {}
     initial: dict[str, Any] = {}
     notes: list[str] = []
+    memo: dict[Any, Any] = {}
     for name, tensor, buffer in tensors:
         if _lazy(tensor):
             notes.append(_LAZY.format(name))
@@ -175,7 +176,7 @@ def _read(recorder: Recorder, tensors: list[tuple[str, Tensor, bool]]) -> tuple[
             content = tensor
         else:
             read = recorder.reading(tensor)
-            law = _distribution(name, read)
+            law = _distribution(name, read, memo)
             content = None
             if law.family in ("values", "parts") and not read.cell.random(read.version) and tensor.numel() <= MAX_INITIAL:
                 content = Replay(0).read(read)
@@ -188,7 +189,7 @@ def _read(recorder: Recorder, tensors: list[tuple[str, Tensor, bool]]) -> tuple[
     return distributions, initial, notes
 
 
-def _distribution(name: str, read: Read) -> Distribution:
+def _distribution(name: str, read: Read, memo: dict[Any, Any]) -> Distribution:
     """The law of a followed tensor at the end of the construction."""
     shape = read.geometry.size
     try:
@@ -197,7 +198,7 @@ def _distribution(name: str, read: Read) -> Distribution:
             mixture = _mixture(read)
             if mixture is not None:
                 return mixture
-        laws = measure(read, pieces)
+        laws = measure(read, pieces, memo)
     except TooLarge:
         raise MemoryError(
             f"the initial distribution of {name!r} (shape {shape}) has no closed form here, and replaying its initialisation needs too much memory; "

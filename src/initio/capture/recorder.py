@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,10 +18,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
 from initio.capture.laws import constant, describe_values
-from initio.capture.replay import Blank, Cell, Known, Node, Read, Replay, Write, geometry_of, schema_name
+from initio.capture.replay import Blank, Cell, Known, Node, Read, Replay, Write, elementwise, geometry_of, schema_name
 from initio.capture.written import laws_written, parts_written
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "Values"]
 
 MAX_DRAWN = 1 << 18
 """Entries beyond which uninitialised and random tensors get no storage."""
@@ -31,8 +31,8 @@ MAX_KNOWN = 1 << 24
 _EMPTY = {"empty", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided", "empty_like"}
 _DRAWN = {"randn", "rand", "randint", "normal", "randn_like", "rand_like", "randint_like", "bernoulli"}
 _FILLED = {"zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"}
-_OVERWRITE = {"normal_", "uniform_", "bernoulli_", "random_", "exponential_", "log_normal_", "cauchy_", "geometric_"}
-_OVERWRITE |= {"fill_", "zero_", "copy_", "eye", "randn", "rand", "normal", "zeros", "ones", "full", "arange", "linspace"}
+_REDRAWN = {"normal_", "uniform_", "bernoulli_", "random_", "exponential_", "log_normal_", "cauchy_", "geometric_"}
+_OVERWRITE = _REDRAWN | {"fill_", "zero_", "copy_", "eye", "randn", "rand", "normal", "zeros", "ones", "full", "arange", "linspace"}
 _SILENT = {"set_", "resize_", "detach_", "detach", "alias", "lift_fresh", "lift", "transpose_", "t_", "squeeze_", "unsqueeze_", "as_strided_"}
 
 
@@ -62,6 +62,11 @@ class Recorder(TorchDispatchMode):
     storage is answered by a replay of its program.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Importing the compiler to exempt this method from it would cost seconds."""
+        return False
+
     def __init__(self) -> None:
         super().__init__()
         self.cells: dict[int, tuple[StorageWeakRef, Cell]] = {}
@@ -73,7 +78,7 @@ class Recorder(TorchDispatchMode):
 
     def cell(self, tensor: Tensor) -> Cell | None:
         """The history of a tensor's storage, if it is followed."""
-        if tensor.layout is not torch.strided or isinstance(tensor, UninitializedTensorMixin):
+        if tensor.layout is not torch.strided or is_lazy(tensor):
             return None
         entry = self.cells.get(tensor.untyped_storage()._cdata)
         return None if entry is None else entry[1]
@@ -209,6 +214,9 @@ class Recorder(TorchDispatchMode):
             args, kwargs = tree_unflatten(leaves, spec)
             return func(*args, **kwargs)
         if not any(not t.is_meta for t in mutated):
+            known = _shape_only(func, leaves, spec, mutated)
+            if known is not None:
+                return known
             args, kwargs = tree_unflatten([_hollow(leaf) for leaf in leaves], spec)
             if kwargs.get("device") is not None:
                 kwargs["device"] = torch.device("meta")
@@ -289,18 +297,20 @@ class Values(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        if self.recorder.paused or not args or not isinstance(args[0], Tensor):
+        if self.recorder.paused or not args:
+            return func(*args, **kwargs)
+        if func in (torch.tensor, torch.as_tensor, torch.asarray) and kwargs.get("device") is not None and not isinstance(args[0], Tensor):
+            if torch.device(kwargs["device"]).type == "meta":
+                # A literal sent to where a parameter is: without storage it would be lost.
+                return self._twin(func(*args, **{**kwargs, "device": torch.device("cpu")}))
+            return func(*args, **kwargs)
+        if not isinstance(args[0], Tensor):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name == "__set__" and getattr(func, "__self__", None) is Tensor.data and isinstance(args[1], Tensor):
             owner, data = args
             if owner.is_meta and not data.is_meta:
-                with torch.no_grad():
-                    self.recorder.paused += 1
-                    try:
-                        data = self.recorder.twin(data)
-                    finally:
-                        self.recorder.paused -= 1
+                data = self._twin(data)
             elif data.is_meta and not owner.is_meta:
                 data = self.recorder.value(data)
             return func(owner, data)
@@ -308,11 +318,47 @@ class Values(TorchFunctionMode):
             return func(self.recorder.value(args[0]), *args[1:], **kwargs)
         return func(*args, **kwargs)
 
+    def _twin(self, tensor: Tensor) -> Tensor:
+        self.recorder.paused += 1
+        try:
+            with torch.no_grad():
+                return self.recorder.twin(tensor)
+        finally:
+            self.recorder.paused -= 1
+
 
 def _listed(argument: Any) -> list[Tensor]:
     if isinstance(argument, Tensor):
         return [argument]
     return [item for item in argument if isinstance(item, Tensor)] if isinstance(argument, (list, tuple)) else []
+
+
+def _shape_only(func: Any, leaves: list[Any], spec: Any, mutated: list[Tensor]) -> Tensor | None:
+    """The result of an elementwise operation on tensors without storage, from its shape and dtype alone.
+
+    The meta kernels of many such operations are Python, and their first use imports the compiler, which takes seconds.
+    None where the operation is not elementwise, or its shapes do not broadcast (and it is left to say so itself).
+    """
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if len(mutated) > 1 or not tensors or not elementwise(func):
+        return None
+    try:
+        shape = torch.broadcast_shapes(*(t.shape for t in tensors))
+    except RuntimeError:
+        return None
+    if mutated:
+        return mutated[0] if mutated[0] is leaves[0] and mutated[0].shape == shape else None
+    ones = [torch.ones((1,) * leaf.dim(), dtype=leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    args, kwargs = tree_unflatten(ones, spec)
+    if kwargs.get("device") is not None:
+        kwargs["device"] = None
+    result = func(*args, **kwargs)
+    if not isinstance(result, Tensor) or result.dim() != len(shape):
+        return None
+    like = next((t for t in tensors if t.shape == shape), None)
+    if like is not None:
+        return torch.empty_like(like, dtype=result.dtype, device="meta")
+    return torch.empty(shape, dtype=result.dtype, device="meta")
 
 
 def _hollow(leaf: Any) -> Any:

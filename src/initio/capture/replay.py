@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,24 @@ from initio.capture.geometry import Box, Geometry, boxes_of, full, paint
 from initio.capture.laws import constant, describe_values, relabel
 from initio.core.distribution import Distribution
 
-__all__ = ["Blank", "Cell", "Known", "Node", "NotElementwise", "Piece", "Read", "Replay", "TooLarge", "Write", "geometry_of", "labels_of", "measure", "pieces_of", "schema_name"]
+__all__ = [
+    "UNINITIALISED",
+    "Blank",
+    "Cell",
+    "Known",
+    "Node",
+    "Piece",
+    "Read",
+    "Replay",
+    "TooLarge",
+    "Write",
+    "elementwise",
+    "geometry_of",
+    "labels_of",
+    "measure",
+    "pieces_of",
+    "schema_name",
+]
 
 MAX_REPLAY = 1 << 27
 """Entries that a replay may hold; beyond, an exact law or an elementwise program is needed."""
@@ -25,8 +43,8 @@ MAX_REPLAY = 1 << 27
 UNINITIALISED = "never initialised: memory as it was allocated"
 
 _RANDOM = {"normal_", "uniform_", "bernoulli_", "random_", "exponential_", "log_normal_", "cauchy_", "geometric_"}
-_SHAPED = _RANDOM | {"rand", "randn", "rand_like", "randn_like", "normal", "bernoulli", "fill_", "zero_", "copy_", "clone", "_to_copy"}
-_SHAPED |= {"full", "zeros", "ones", "full_like", "zeros_like", "ones_like", "empty_like", "new_full", "new_zeros", "new_ones", "detach"}
+_FILLED = {"full", "zeros", "ones", "full_like", "zeros_like", "ones_like", "empty_like", "new_full", "new_zeros", "new_ones", "fill_", "zero_"}
+_SHAPED = _RANDOM | _FILLED | {"rand", "randn", "rand_like", "randn_like", "normal", "bernoulli", "copy_", "clone", "_to_copy", "detach"}
 
 
 class TooLarge(RuntimeError):
@@ -121,7 +139,7 @@ class Piece:
 
 def geometry_of(tensor: Tensor) -> Geometry:
     """The strided view that a tensor is."""
-    return Geometry(tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset(), tensor.element_size())
+    return Geometry(tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()), tensor.element_size())
 
 
 def schema_name(func: Any) -> str:
@@ -330,10 +348,44 @@ def elementwise(func: Any) -> bool:
     return overload is not None and torch.Tag.pointwise in overload.tags
 
 
-def measure(read: Read, pieces: Sequence[Piece] | None) -> list[tuple[Box, Distribution]]:
+def signature(read: Read) -> tuple[Any, ...]:
+    """What the law of a view depends on: equal for the same parameter of layers that are initialised alike."""
+    cells: dict[int, int] = {}
+    nodes: dict[int, int] = {}
+    pending = [read]
+    parts: list[Any] = []
+    seen: set[tuple[int, int]] = set()
+
+    def of_read(item: Read) -> tuple[Any, ...]:
+        pending.append(item)
+        return ("read", cells.setdefault(id(item.cell), len(cells)), len(item.cell.live(item.version)), item.geometry, item.dtype)
+
+    def of_leaf(leaf: Any) -> Any:
+        if isinstance(leaf, Read):
+            return of_read(leaf)
+        if isinstance(leaf, Known):
+            return ("known", leaf.tensor.item(), leaf.tensor.dtype) if leaf.tensor.numel() == 1 else ("unique", id(leaf))
+        return leaf if isinstance(leaf, Blank) else repr(leaf)
+
+    parts.append(of_read(read))
+    while pending:
+        item = pending.pop()
+        if (id(item.cell), item.version) in seen:
+            continue
+        seen.add((id(item.cell), item.version))
+        for write in item.cell.live(item.version):
+            new = id(write.node) not in nodes
+            number = nodes.setdefault(id(write.node), len(nodes))
+            parts.append((cells[id(item.cell)], item.cell.nbytes, write.geometry, write.out, write.box, number))
+            if new:
+                parts.append((number, write.node.func, write.node.random, *(of_leaf(leaf) for leaf in write.node.leaves)))
+    return tuple(parts)
+
+
+def measure(read: Read, pieces: Sequence[Piece] | None, memo: dict[Any, list[tuple[Box, Distribution]]]) -> list[tuple[Box, Distribution]]:
     """Distributions of the pieces, those without a closed form from replays of their program.
 
-    Raises `TooLarge` where the program is neither elementwise nor small enough to run.
+    `memo` keeps what was measured, by `signature`. Raises `TooLarge` where the program is neither elementwise nor small enough to run.
     """
     size = read.geometry.size
     pieces = [Piece(full(size), None)] if pieces is None else pieces
@@ -342,25 +394,31 @@ def measure(read: Read, pieces: Sequence[Piece] | None) -> list[tuple[Box, Distr
     missing = [piece.box for piece in pieces if piece.law is None]
     if not missing:
         return list(result.items())
+    key = signature(read)
+    if key not in memo:
+        result |= _replayed(read, missing, random, len(pieces) == 1)
+        memo[key] = list(result.items())
+    return memo[key]
+
+
+def _replayed(read: Read, missing: Sequence[Box], random: bool, whole: bool) -> dict[Box, Distribution]:
+    """Moments of the boxes `missing` of a view over replays of its program; `whole` says that they are all of it."""
     numel = read.geometry.numel
-    samples: list[Tensor] | None = None
-    if len(pieces) == 1 and random and numel > 1 << 18:
-        try:
-            samples = [Replay(0, shrink=(numel, 1 << 18)).read(read)]
-            missing_views = {missing[0]: samples}
-        except NotElementwise:
-            samples = None
-    if samples is None:
+    result: dict[Box, Distribution] = {}
+    views: dict[Box, list[Tensor]] = {}
+    if whole and random and numel > 1 << 18:
+        with contextlib.suppress(NotElementwise):
+            views[missing[0]] = [Replay(0, shrink=(numel, 1 << 18)).read(read)]
+    if not views:
         first = Replay(0)
         samples = [first.read(read)]
         cost = MAX_REPLAY - first.budget
         draws = min(16, max(65536 // max(numel, 1), 1), max((1 << 21) // max(cost, 1), 1)) if random else 1
         samples += [Replay(draw).read(read) for draw in range(1, draws)]
-        missing_views = {box: [sample[tuple(slice(*t) for t in box)] for sample in samples] for box in missing}
+        views = {box: [sample[tuple(slice(*t) for t in box)] for sample in samples] for box in missing}
     for box in missing:
-        views = missing_views[box]
         shape = tuple(len(range(*t)) for t in box)
-        laws = [describe_values(view) for view in views]
+        laws = [describe_values(view) for view in views[box]]
         mean = sum(law.mean for law in laws) / len(laws)
         second = sum(law.second for law in laws) / len(laws)
         if all(law.family == "constant" for law in laws) and math.isclose(second, mean * mean, abs_tol=1e-300):
@@ -368,4 +426,4 @@ def measure(read: Read, pieces: Sequence[Piece] | None) -> list[tuple[Box, Distr
         else:
             family = "program" if random else "values"
             result[box] = Distribution(family, {"mean": mean, "std": math.sqrt(max(second - mean * mean, 0.0))}, shape)
-    return list(result.items())
+    return result
