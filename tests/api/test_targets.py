@@ -83,7 +83,9 @@ def test_a_file_without_a_name_lists_what_is_in_it(file):
         resolve(str(file))
 
 
-@pytest.mark.parametrize("body, said", [("import not_there_at_all", "not_there_at_all"), ("x = (", "SyntaxError"), ("1 / 0", "ZeroDivisionError")])
+@pytest.mark.parametrize(
+    "body, said", [("import not_there_at_all", "not_there_at_all"), ("x = (", "SyntaxError"), ("1 / 0", "ZeroDivisionError")]
+)
 def test_a_file_that_does_not_import_names_its_line(tmp_path, body, said):
     path = tmp_path / "broken.py"
     path.write_text("\n" + body)
@@ -107,7 +109,10 @@ def test_hugging_face_configurations(tmp_path):
     assert target.inputs == {"input_ids": "2x16:int(100)"}
     assert type(target.build()).__name__ == "GPT2LMHeadModel"
     path = tmp_path / "config.json"
-    path.write_text('{"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32}')
+    path.write_text(
+        '{"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, '
+        '"intermediate_size": 32, "image_size": 32}'
+    )
     target = resolve(f"hf:{path}")
     assert target.inputs == {"pixel_values": "2x3x32x32"}
     assert type(target.build()).__name__ == "ViTForImageClassification"

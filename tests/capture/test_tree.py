@@ -67,4 +67,8 @@ def test_submodules_of_a_loose_module_are_loose_too():
             self.parts = [nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))]
 
     tree = module_tree(Loose(), {})
-    assert [(module.path, module.mode) for module in tree.unregistered] == [("parts[0]", False), ("parts[0].0", False), ("parts[0].1", True)]
+    assert [(module.path, module.mode) for module in tree.unregistered] == [
+        ("parts[0]", False),
+        ("parts[0].0", False),
+        ("parts[0].1", True),
+    ]

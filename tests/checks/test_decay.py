@@ -66,11 +66,11 @@ def test_the_rate_is_per_layer():
 def test_a_dying_chain_is_one_finding_forward_and_one_backward():
     analysis = analysed(chain, (4, 8), lambda path: (6.0 ** -depth_of(path), 6.0 ** (depth_of(path) - 20)))
     findings = run(analysis)
-    assert [(f.code, f.name) for f in findings] == [("GRD104", "vanishing-gradient"), ("SIG101", "vanishing-signal")]
-    assert findings[1].evidence["rate"] == pytest.approx(1 / 6)
-    assert "keeps 1/6 of the second moment: 1.6e-15 of it after 19 layers" in findings[1].message
-    assert findings[1].source.text.startswith("return nn.Sequential(nn.Linear(8, 8, bias=False)")
-    assert len(findings[1].also) == 19
+    assert [(f.code, f.name) for f in findings] == [("SIG101", "vanishing-signal"), ("GRD104", "vanishing-gradient")]
+    assert findings[0].evidence["rate"] == pytest.approx(1 / 6)
+    assert "keeps 1/6 of the second moment: 1.6e-15 of it after 19 layers" in findings[0].message
+    assert findings[0].source.text.startswith("return nn.Sequential(nn.Linear(8, 8, bias=False)")
+    assert len(findings[0].also) == 19
 
 
 def test_a_norm_ends_a_chain():

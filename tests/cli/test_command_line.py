@@ -7,7 +7,7 @@ import pytest
 
 from initio.cli import status
 
-MODEL = '''
+MODEL = """
 import torch
 from torch import nn
 
@@ -45,7 +45,7 @@ def fails():
 nan = Good()
 with torch.no_grad():
     nan.layer.weight[0, 0] = float("nan")
-'''
+"""
 
 
 @pytest.fixture
@@ -61,17 +61,23 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["rules"], ["explain", "REG101"], ["check", "--help"], ["explain", "NONE"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["rules"], ["explain", "REG101"], ["check", "--help"], ["explain", "NONE"]]
+)
 def test_what_needs_no_model_does_not_import_torch(arguments):
     code = f"import sys; from initio.cli import status; status({arguments!r}); sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout or done.stderr
 
 
 def test_importing_the_package_does_not_import_torch():
     code = "import initio, sys; assert 'torch' not in sys.modules; initio.analyze; assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -137,7 +143,7 @@ def test_measure(capsys, model):
         (["check", "{file}:wrong", "-i", "4x8"], "returned int"),
         (["check", "{file}:fails", "-i", "4x8"], "cannot be built"),
         (["check", "{file}:Crash", "-i", "4x8"], "out of cheese"),
-        (["show", "{file}:Crash", "-i", "4x8"], "the_model.py:24"),
+        (["show", "{file}:Crash", "-i", "4x8"], "the_model.py:25"),
         (["measure", "{file}:Crash", "-i", "4x8"], "out of cheese"),
         (["check", "{file}:Good", "-i", "4x9"], "4x9"),
         (["check", "{file}:Good", "-i", "4x8:int(5)"], "dtype"),

@@ -30,7 +30,9 @@ def test_texts(text, shape, dtype, family, parameters, name):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "8x", "8x3y", "axb", "8:int", "8:int(0)", "8:int(x)", "8:int(1.5)", "8:foo", "8:bool(2)", "8:normal(0,-1)", "8:int64", "8:normal(0,1):int64",
+    [
+     "", "8x", "8x3y", "axb", "8:int", "8:int(0)", "8:int(x)", "8:int(1.5)", "8:foo", "8:bool(2)", "8:normal(0,-1)",
+     "8:int64", "8:normal(0,1):int64",
      "8:bool:bool", "1a=8", "8x0x3", "8:uniform(1,1)"],
 )  # fmt: skip
 def test_malformed_texts_name_what_came_and_the_forms(text):

@@ -85,7 +85,14 @@ def test_the_text_names_modules_and_claims():
 
 @pytest.mark.parametrize(
     "severity, fail_on, status",
-    [("error", "error", 1), ("warning", "error", 0), ("warning", "warning", 1), ("note", "warning", 0), ("note", "note", 1), ("error", "never", 0)],
+    [
+        ("error", "error", 1),
+        ("warning", "error", 0),
+        ("warning", "warning", 1),
+        ("note", "warning", 0),
+        ("note", "note", 1),
+        ("error", "never", 0),
+    ],
 )
 def test_exit_status(severity, fail_on, status):
     finding = Finding("SIG101", "vanishing-signal", severity, "said", "act")

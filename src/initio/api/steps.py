@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from initio.core.analysis import Analysis, Summary
 from initio.core.errors import InitioError
 from initio.core.inputs import InputSpec, normalise
-from initio.core.record import Crash
+from initio.core.record import Crash, Record
 from initio.core.report import Report
 from initio.core.tree import ModuleTree
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Compared", "analyze", "check", "compare", "crash_error", "measure"]
 
+MATCHING = ("mm", "addmm", "bmm", "baddbmm", "convolution")
+"""Operations whose operands have one dtype."""
 Loss = str | Callable[..., Any] | None
 
 
@@ -51,9 +53,21 @@ def analyze(model_or_factory: Any, inputs: Any, *, loss: Loss = None, train: boo
         record = capture.record(model, args, kwargs, loss=loss, train=train, construction=construction)
     except capture.RecordingError as error:
         raise InitioError("a step that can be recorded", str(error), where="record") from error
+    _matching(record)
     propagate = importlib.import_module("initio.interpreters.propagate")
     summaries = {value: _summary(moments) for value, moments in propagate.propagate(record).items()}
     return Analysis.build(record, summaries, tree=tree)
+
+
+def _matching(record: Record) -> None:
+    """Tensors without storage multiply whatever their dtypes; real ones refuse."""
+    for node in record.nodes:
+        if node.phase == "forward" and node.op.split(".")[1] in MATCHING:
+            dtypes = list(dict.fromkeys(record.values[value].dtype for value in node.inputs))
+            if len(dtypes) > 1:
+                came = f"{node.op} in {node.module or 'the model'} got {' and '.join(dtypes)}"
+                remedy = "Give the input the dtype of the weights, such as 8x3x224x224:float16 or 2x128:int(1000) for ids."
+                raise InitioError("operands of one dtype", came, where=str(node.source or ""), remedy=remedy)
 
 
 def _constructed(model_or_factory: Any) -> tuple[Any, ModuleTree]:
@@ -121,8 +135,17 @@ def _summary(moments: Any) -> Summary:
 
 
 def _varying(moments: Any) -> float:
-    value = getattr(moments, "total_varying", None)
-    return math.nan if value is None else float(value)
+    """E[x²] − E[x x′] over entries that agree in all but the first axis, the samples; NaN where the first dimension has size 1."""
+    if not moments.dims or moments.dims[0] == 0:
+        return math.nan
+    samples = moments.axes[0]
+    pairs = samples.pairs[: samples.K**2]
+    if not pairs.sum():
+        return math.nan
+    average = moments.gram[(slice(0, samples.K**2), *(each.diagonal for each in moments.axes[1:]))]
+    for each in moments.axes[:0:-1]:
+        average = average @ (each.counts / each.size)
+    return float(moments.total_second - average @ pairs / pairs.sum())
 
 
 def crash_error(crash: Crash, model: str) -> InitioError:

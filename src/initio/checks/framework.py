@@ -17,7 +17,9 @@ from initio.core.record import Node, Parameter, Record, Source
 from initio.core.report import SEVERITIES, selected
 from initio.core.tree import ModuleNode, ModuleTree
 
-__all__ = ["HEADINGS", "Check", "Context", "Found", "all_checks", "check", "find_check", "run"]
+__all__ = ["HEADINGS", "Check", "Context", "Found", "all_checks", "check", "find_check", "run", "validate"]
+
+CAUSES = ("REG", "MOD", "SHP", "LOS", "BAT", "RES", "INI", "SIG", "GRD")
 
 HEADINGS = ("What it does", "Why is this bad", "Example", "Use instead", "References")
 
@@ -184,9 +186,14 @@ def validate(prefixes: Iterable[str]) -> None:
             raise InitioError("a code or a prefix of codes", f"{prefix!r} came, which no check has", remedy=f"There are {codes}.")
 
 
+def _cause(code: str) -> int:
+    """Causes stand before their symptoms: the signal goes forward before the gradient comes back."""
+    return CAUSES.index(code[:3]) if code[:3] in CAUSES else len(CAUSES)
+
+
 def run(analysis: Analysis, select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Finding, ...]:
     """Run the selected checks over an analysis; the gravest findings first, then by code and module."""
     context = Context(analysis)
     chosen = [candidate for candidate in all_checks() if selected(candidate.code, tuple(select), tuple(ignore))]
     findings = [finding for candidate in chosen for finding in candidate(context)]
-    return tuple(sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), finding.code)))
+    return tuple(sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), _cause(finding.code), finding.code)))

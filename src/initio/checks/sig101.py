@@ -30,24 +30,26 @@ def vanishing_signal(context: Context) -> Iterator[Found]:
     ```python
     from torch import nn
 
-    INPUT = "16x64"
+    INPUT = "16:int(100)"
 
     def Model(depth=20, width=64):
         layers = [nn.Sequential(nn.Linear(width, width, bias=False), nn.ReLU()) for _ in range(depth)]
-        return nn.Sequential(*layers, nn.LayerNorm(width), nn.Linear(width, 10))
+        features = nn.Sequential(nn.Embedding(100, width), *layers).requires_grad_(False)  # random features: the head alone is trained
+        return nn.Sequential(features, nn.Linear(width, 10))
     ```
 
     ## Use instead
     ```python
     from torch import nn
 
-    INPUT = "16x64"
+    INPUT = "16:int(100)"
 
     def Model(depth=20, width=64):
         layers = [nn.Sequential(nn.Linear(width, width, bias=False), nn.ReLU()) for _ in range(depth)]
         for layer in layers:
             nn.init.kaiming_normal_(layer[0].weight, nonlinearity="relu")
-        return nn.Sequential(*layers, nn.LayerNorm(width), nn.Linear(width, 10))
+        features = nn.Sequential(nn.Embedding(100, width), *layers).requires_grad_(False)
+        return nn.Sequential(features, nn.Linear(width, 10))
     ```
 
     ## References
@@ -57,15 +59,17 @@ def vanishing_signal(context: Context) -> Iterator[Found]:
     analysis, record = context.analysis, context.record
     for run in segments(layers(context)):
         summaries = [analysis.of(layer.value) for layer in run]
+        # Biases keep a dead signal from shrinking, so what vanishes is the part in which samples differ; what overflows is the whole.
         course = decay([s.second if math.isnan(s.varying) else s.varying for s in summaries])
+        if course is None or course.direction == "exploding":
+            course = decay([s.second for s in summaries])
         if course is not None:
             first, last = run[0], run[-1]
-            what = "keeps {} of" if course.direction == "vanishing" else "multiplies by {}"
+            what = "keeps {} of the second moment" if course.direction == "vanishing" else "multiplies the second moment by {}"
             begin, end = first.module or "the first", last.module or "the last"
             ends = f"rms {math.sqrt(course.first):.3g} after {begin}, {math.sqrt(course.last):.3g} after {end}"
             yield Found(
-                message=f"each layer {what.format(_factor(course.rate))} the second moment: {course.ratio:.2g} of it "
-                f"after {course.depth} layers ({ends}).",
+                message=f"each layer {what.format(_factor(course.rate))}: {course.ratio:.2g} of it after {course.depth} layers ({ends}).",
                 module=last.module,
                 source=context.made(last.module) or last.node.source,
                 evidence=course.evidence,

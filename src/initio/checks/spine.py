@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -41,22 +42,18 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Decay:
-    """A geometric course of second moments over `depth` layers: from `first` to `last`, `rate` per layer."""
+    """A geometric course of second moments over `depth` layers, from `first` to `last`; `rate` is the median factor of a layer."""
 
     first: float
     last: float
     depth: int
+    rate: float
     direction: Literal["vanishing", "exploding"]
 
     @property
     def ratio(self) -> float:
         """Second moment at the end, relative to that at the beginning."""
         return self.last / self.first
-
-    @property
-    def rate(self) -> float:
-        """Factor per layer."""
-        return self.ratio ** (1 / self.depth)
 
     @property
     def evidence(self) -> dict[str, float | int | str]:
@@ -130,4 +127,4 @@ def decay(moments: Sequence[float], *, worst: float = WORST) -> Decay | None:
     threshold = math.log(ratio) / depth / 4
     steps = [math.log(b / a) / (j - i) for (i, a), (j, b) in itertools.pairwise(known)]
     steady = sum(step / threshold >= 1 for step in steps)
-    return Decay(first, last, depth, direction) if steady >= STEADY * len(steps) else None
+    return Decay(first, last, depth, math.exp(statistics.median(steps)), direction) if steady >= STEADY * len(steps) else None

@@ -54,3 +54,4 @@ def show_compared(target: str, draws: int, interrupted: bool, parts: Mapping[str
             style = "" if row.passes else "yellow"
             cells = (number(row.predicted), number(row.measured), f"{row.error:.2%}" if row.error == row.error else "–", f"{row.z:+.1f}")
             table.add_row(Text(_name(row.key), style=style), *cells, row.claim)
+        console.print(table)

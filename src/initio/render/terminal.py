@@ -52,27 +52,27 @@ def show_report(report: Report, console: Console) -> None:
     style = STYLES.get(report.findings[0].severity, "") if report.findings else "bold green"
     console.print(Text.assemble((report.target, "bold"), "  ", (", ".join(counts) or "nothing found", style)))
     if report.about:
-        console.print(Padding(Text(report.about, style="italic"), (0, 0, 0, 2)))
+        console.print(Padding(Text(report.about, style="italic"), (0, 0, 0, 2), expand=False))
     for finding in report.findings:
         _show_finding(finding, console)
     for note in _some(report.notes):
-        console.print(Padding(Text(f"note: {note}", style="dim"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"note: {note}", style="dim"), (0, 0, 0, 2), expand=False))
     if report.ignored:
-        console.print(Padding(Text(f"{report.ignored} deselected", style="dim"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"{report.ignored} deselected", style="dim"), (0, 0, 0, 2), expand=False))
 
 
 def _show_finding(finding: Finding, console: Console) -> None:
     head = Text.assemble((finding.code, STYLES[finding.severity]), " ", (finding.name, "bold"), "  ", finding.module or "(model)")
-    console.print(Padding(head, (1, 0, 0, 2)))
+    console.print(Padding(head, (1, 0, 0, 2), expand=False))
     if finding.source is not None:
         line = f"{place(finding.source)}  {finding.source.text}".rstrip()
-        console.print(Padding(Text(line, style="dim", overflow="fold"), (0, 0, 0, 4)))
-    console.print(Padding(Text(finding.message[:1].upper() + finding.message[1:]), (0, 0, 0, 4)))
+        console.print(Padding(Text(line, style="dim", overflow="fold"), (0, 0, 0, 4), expand=False))
+    console.print(Padding(Text(finding.message[:1].upper() + finding.message[1:]), (0, 0, 0, 4), expand=False))
     if finding.also:
         more = f" and {len(finding.also) - 3} more" if len(finding.also) > 3 else ""
-        console.print(Padding(Text("concerns " + ", ".join(finding.also[:3]) + more, style="dim"), (0, 0, 0, 4)))
+        console.print(Padding(Text("concerns " + ", ".join(finding.also[:3]) + more, style="dim"), (0, 0, 0, 4), expand=False))
     if finding.remedy:
-        console.print(Padding(Text.assemble(("→ ", "green"), finding.remedy), (0, 0, 0, 4)))
+        console.print(Padding(Text.assemble(("→ ", "green"), finding.remedy), (0, 0, 0, 4), expand=False))
 
 
 def show_summary(reports: Sequence[Report], console: Console) -> None:
