@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from numpy.polynomial import polynomial as P
 from scipy import special
 
-__all__ = ["Pieces", "compose", "evaluate", "moment", "normal_pdf", "orthant", "pair", "refine", "tail_moments"]
+__all__ = ["Pieces", "compose", "evaluate", "jump_slope", "moment", "normal_pdf", "orthant", "pair", "refine", "tail_moments"]
 
 Array: TypeAlias = NDArray[np.float64]
 Pieces: TypeAlias = tuple[tuple[float, ...], ...]
@@ -110,6 +110,17 @@ def pair(
                         total += part
                         size += np.abs(part)
     return total, size
+
+
+def jump_slope(breaks: tuple[float, ...], pieces: Pieces, mean: Array, std: Array) -> Array:
+    """The part of E f′(mean + std Z) that jumps of f make, Σ (jump at k) φ(h)/std; half-weighted infinities where std = 0 at a jump."""
+    total = np.zeros_like(mean)
+    for at, jump in zip(breaks, _jumps(breaks, pieces), strict=True):
+        if jump[0]:
+            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+                h = np.where(mean == at, 0.0, (at - mean) / std)
+                total += np.where(np.abs(h) < _FAR, jump[0] * normal_pdf(h) / std, 0.0)
+    return total
 
 
 def tail_moments(h: Array, count: int) -> list[Array]:
@@ -206,22 +217,30 @@ def _conditional(at: Array, k: Array | None, rho: Array, spread: Array, count: i
 
 
 def _split(breaks: tuple[float, ...], pieces: Pieces, mean: Array, std: Array) -> tuple[Array, list[tuple[Array, list[Array]]]]:
-    """Base polynomial in z, shape (degree + 1, entries), and per break (h, [e_i std^i])."""
-    degree = max(len(piece) for piece in pieces) - 1
-    base = np.zeros((degree + 1, mean.size))
-    _add_shifted(base, pieces[0], mean, std)
+    """Base polynomial in z, shape (degree + 1, entries), and per break (h, [e_i std^i]).
+
+    The base is the piece right of every break that is always passed: adding their jumps up would cancel.
+    """
+    base = np.zeros((max(len(piece) for piece in pieces), mean.size))
     terms: list[tuple[Array, list[Array]]] = []
+    passed = np.zeros(mean.size, np.intp)
     for at, jump in zip(breaks, _jumps(breaks, pieces), strict=True):
-        if not any(jump):
-            continue
         with np.errstate(over="ignore"):
             h = (at - mean) / std
-        passed = h < -_ACTIVE
-        if passed.any():
-            _add_shifted(base, jump, np.where(passed, mean - at, 0.0), np.where(passed, std, 0.0), passed)
-        live = np.where(passed | (h > _FAR), 0.0, 1.0)
-        powers = [live * e * std**i if e else np.zeros_like(std) for i, e in enumerate(jump)]
-        terms.append((np.clip(h, -_ACTIVE, _FAR), powers))
+        passed += h < -_ACTIVE
+        live = (h >= -_ACTIVE) & (h <= _FAR)
+        if live.any():
+            powers = [np.where(live, e * std**i, 0.0) for i, e in enumerate(jump)]
+            terms.append((np.clip(h, -_ACTIVE, _FAR), powers))
+    for number, piece in enumerate(pieces):
+        here = passed == number
+        if here.all():
+            _add_shifted(base, piece, mean, std)
+            break
+        if here.any():
+            part = base[:, here]
+            _add_shifted(part, piece, mean[here], std[here])
+            base[:, here] = part
     return base, terms
 
 
@@ -242,14 +261,13 @@ def _jumps(breaks: tuple[float, ...], pieces: Pieces) -> list[tuple[float, ...]]
     return out
 
 
-def _add_shifted(base: Array, coefficients: tuple[float, ...], mean: Array, std: Array, mask: Array | None = None) -> None:
+def _add_shifted(base: Array, coefficients: tuple[float, ...], mean: Array, std: Array) -> None:
     """base += coefficients of p(mean + std z) in powers of z."""
     for j, c in enumerate(coefficients):
         if c == 0:
             continue
         for i in range(j + 1):
-            term = c * math.comb(j, i) * mean ** (j - i) * std**i
-            base[i] += term if mask is None else np.where(mask, term, 0.0)
+            base[i] += c * math.comb(j, i) * mean ** (j - i) * std**i
 
 
 def _roots(piece: tuple[float, ...], level: float) -> list[float]:
