@@ -6,7 +6,7 @@
     python benchmarks/accuracy.py --model nn:resnet        the worst tensors of one model, in a table
 
 Measurements are cached and stay valid while the model, its inputs and the number of draws do; predictions are
-made again when the package's source changed. Every model runs in a process of its own, on one thread.
+made again when the package's source changed. Every model runs in a process of its own, on one thread; several runs may share a cache.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import hashlib
+import importlib
 import importlib.metadata
 import json
 import math
+import multiprocessing
 import os
 import re
 import resource
-import subprocess
 import sys
 import time
+import traceback
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -47,17 +49,10 @@ def main() -> None:
     parser.add_argument("--worst", type=int, default=15, help="how many rows --model prints for each table")
     parser.add_argument("--timeout", type=int, default=900, help="seconds for one model")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "accuracy.md")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"})
     warnings.simplefilter("ignore")
-    if options.worker or options.model:
-        import torch
-
-        torch.set_num_threads(1)
-    if options.worker:
-        worker(options)
-    elif options.model:
+    if options.model:
         explain(options)
     else:
         everything(options)
@@ -72,37 +67,64 @@ def everything(options: argparse.Namespace) -> None:
     for missing in sorted({model.library for model in chosen if not zoo.available(model)}):
         print(f"{missing} is not installed: its models are left out; pip install 'initio[vision,hf]'", file=sys.stderr)
     chosen = [model for model in chosen if zoo.available(model)]
+    state = engine()
+    preload({model.library for model in chosen})
     for index, model in enumerate(chosen):
-        finished = measurement_path(options, model).exists() if options.measure_only else is_current(options, model)
-        if finished:
+        if measurement_path(options, model).exists() and (options.measure_only or is_current(options, model, state)):
             continue
         start = time.monotonic()
-        command = [sys.executable, __file__, "--worker", model.name, "--cache", str(options.cache), "--draws", str(options.draws)]
-        command += ["--measure-only"] if options.measure_only else []
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        try:
-            run = subprocess.run(
-                command, timeout=options.timeout, capture_output=True, text=True, env={**os.environ, **threads}, check=False
-            )
-            trouble = "" if run.returncode == 0 else (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
-        except subprocess.TimeoutExpired:
-            trouble = f"took more than {options.timeout} s"
-        if trouble and not options.measure_only:
-            write(result_path(options, model), {"name": model.name, "error": trouble, "engine": engine()})
+        trouble = alone(options, model, state)
         print(f"[{index + 1}/{len(chosen)}] {model.name} {time.monotonic() - start:.1f} s {trouble}".rstrip(), flush=True)
     if not options.measure_only:
         options.output.write_text(page(options))
         print(f"wrote {options.output}")
+        results = [json.loads(path.read_text()) for model in chosen if (path := result_path(options, model)).exists()]
+        for part in TOLERANCE:
+            kinds: Counter[str] = Counter()
+            for result in results:
+                kinds.update(result.get(part, {}).get("kinds", {}))
+            print(f"{part}, failing over all models:", ", ".join(f"{count} {what}" for what, count in kinds.most_common(25)) or "nothing")
 
 
-def worker(options: argparse.Namespace) -> None:
+def preload(libraries: set[str]) -> None:
+    """Import once what every forked process needs."""
+    import torch
+
+    torch.set_num_threads(1)
+    packages = [{"hf": "transformers"}.get(library, library) for library in libraries - {"nn"}]
+    for name in ("initio.capture.program", "initio.interpreters.propagate", *packages):
+        importlib.import_module(name)
+
+
+def alone(options: argparse.Namespace, model: Any, state: str) -> str:
+    """Run one model in a process of its own, so that memory and crashes stay there; what went wrong, or nothing."""
+    process = multiprocessing.get_context("fork").Process(target=worker, args=(options, model, state))
+    process.start()
+    process.join(options.timeout)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        trouble = f"took more than {options.timeout} s"
+    elif process.exitcode == 1:
+        return json.loads(result_path(options, model).read_text())["error"]
+    else:
+        trouble = "" if process.exitcode == 0 else f"died with exit status {process.exitcode}"
+    if trouble:
+        write(result_path(options, model), {"name": model.name, "error": trouble, "engine": state})
+    return trouble
+
+
+def worker(options: argparse.Namespace, model: Any, state: str) -> None:
     """Measure one model unless that is cached, predict it, and keep the result."""
-    import zoo
-
-    model = zoo.ZOO[options.worker]
-    measured = measurement(options, model)
-    if not options.measure_only:
-        write(result_path(options, model), judge(model, measured)[0])
+    try:
+        measured = measurement(options, model)
+        if not options.measure_only:
+            write(result_path(options, model), judge(model, measured)[0] | {"engine": state})
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
+        write(result_path(options, model), {"name": model.name, "error": " ".join(said.split()), "engine": state})
+        sys.exit(1)
 
 
 # Files ------------------------------------------------------------------------------------------------------------
@@ -134,10 +156,10 @@ def engine() -> str:
     return digest.hexdigest()[:16]
 
 
-def is_current(options: argparse.Namespace, model: Any) -> bool:
-    """Whether the result belongs to the source and the measurement of now."""
+def is_current(options: argparse.Namespace, model: Any, state: str) -> bool:
+    """Whether the result was computed from the package's source as it is."""
     path = result_path(options, model)
-    return path.exists() and json.loads(path.read_text()).get("engine") == engine() and measurement_path(options, model).exists()
+    return path.exists() and json.loads(path.read_text()).get("engine") == state
 
 
 def write(path: Path, content: Any) -> None:
@@ -240,7 +262,7 @@ def judge(model: Any, measured: dict[str, Any]) -> tuple[dict[str, Any], dict[st
             tolerance=TOLERANCE["gradients"],
         ),
     }
-    summary: dict[str, Any] = {"name": model.name, "engine": engine(), "cpu": seconds, "draw": measured["seconds"]}
+    summary: dict[str, Any] = {"name": model.name, "cpu": seconds, "draw": measured["seconds"]}
     summary["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     for part, comparison in comparisons.items():
         worst = comparison.worst
@@ -254,6 +276,7 @@ def judge(model: Any, measured: dict[str, Any]) -> tuple[dict[str, Any], dict[st
             "where": label(worst.key) if worst else "",
             "passing": comparison.passing,
             "failing": [(label(row.key), row.error, row.z, origins.get(row.key, "")) for row in comparison.rows if not row.passes][:40],
+            "kinds": Counter(kind(row, origins) for row in comparison.rows if not row.passes),
         }
     return summary, comparisons, origins
 
@@ -269,6 +292,11 @@ def label(key: tuple[str, Any]) -> str:
     )
 
 
+def kind(row: Any, origins: dict[tuple[str, Any], str]) -> str:
+    """What a failing tensor is: the class of its module and its operation, and whether it has no claim."""
+    return " ".join(origins.get(row.key, "not predicted").split(" ")[:2]) + (" (unknown)" if row.claim == "unknown" else "")
+
+
 # Printing ---------------------------------------------------------------------------------------------------------
 
 
@@ -280,11 +308,12 @@ def explain(options: argparse.Namespace) -> None:
 
     import zoo
 
+    preload({options.model.split(":")[0]})
     model = zoo.ZOO[options.model]
     summary, comparisons, origins = judge(model, measurement(options, model))
     console = Console(width=max(Console().width, 200))
     for part, comparison in comparisons.items():
-        told = {name: value for name, value in summary[part].items() if name != "failing"}
+        told = {name: value for name, value in summary[part].items() if name not in ("failing", "kinds")}
         console.print(f"[bold]{part}[/bold] " + " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items()))
         if comparison.unmeasured:
             print(f"  predicted, not measured: {', '.join(map(label, comparison.unmeasured[:5]))} ({len(comparison.unmeasured)})")
@@ -296,9 +325,8 @@ def explain(options: argparse.Namespace) -> None:
             shape = "x".join(map(str, row.shape))
             table.add_row(label(row.key), shape, row.claim, *(f"{number:.4g}" for number in numbers), origins.get(row.key, "not predicted"))
         console.print(table)
-        kinds = Counter(origins.get(row.key, "?").split(" ")[0] for row in comparison.rows if not row.passes)
-        if kinds:
-            print("  failing by kind:", ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(12)), "\n")
+        if summary[part]["kinds"]:
+            print("  failing:", ", ".join(f"{count} {what}" for what, count in summary[part]["kinds"].most_common(12)), "\n")
     print(f"analysis {summary['cpu']:.2f} CPU-s, one measured draw {summary['draw']:.2f} CPU-s, peak {summary['memory']:.0f} MB")
 
 
