@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -36,7 +37,7 @@ def torchvision(name: str, kwargs: dict[str, Any]) -> Built:
     if name not in models.list_models():
         raise _misnamed("torchvision", name, models.list_models())
     builder = models.get_model_builder(name)
-    quiet = {key: None for key in ("weights", "weights_backbone") if key not in kwargs}
+    quiet = {key: None for key in ("weights", "weights_backbone") if key in inspect.signature(builder).parameters and key not in kwargs}
     return lambda: builder(**quiet, **kwargs), _torchvision_input(models, name)
 
 
