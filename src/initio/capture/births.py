@@ -94,7 +94,7 @@ def births(recorder: Recorder, origins: Origins) -> Generator[None]:
 def _patch_parameter(undo: list[Callable[[], None]]) -> None:
     original: Any = nn.Parameter.__new__
 
-    def __new__(cls: Any, data: Any = None, requires_grad: bool = True) -> Any:
+    def born(cls: Any, data: Any = None, requires_grad: bool = True) -> Any:
         active = _current()
         if active is not None and type(data) in (Tensor, nn.Parameter) and not data.is_meta and data.layout is torch.strided:
             recorder = active[0]
@@ -106,7 +106,7 @@ def _patch_parameter(undo: list[Callable[[], None]]) -> None:
                 recorder.paused -= 1
         return original(cls, data, requires_grad)
 
-    nn.Parameter.__new__ = staticmethod(__new__)  # pyright: ignore[reportAttributeAccessIssue]
+    nn.Parameter.__new__ = staticmethod(born)  # pyright: ignore[reportAttributeAccessIssue]
 
     def restore() -> None:
         nn.Parameter.__new__ = original  # pyright: ignore[reportAttributeAccessIssue]
@@ -128,7 +128,9 @@ def _patch_module(undo: list[Callable[[], None]]) -> None:
         undo.append(functools.partial(setattr, nn.Module, name, original))
 
 
-def _truncated(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, generator: Any = None) -> tuple[Any, ...]:
+def _truncated(
+    tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, generator: Any = None
+) -> tuple[Any, ...]:
     if std == 0:
         return constant(min(max(mean, a), b), tensor.shape), (mean, std, a, b), True
     law = Distribution("truncated_normal", {"mean": float(mean), "std": float(std), "low": float(a), "high": float(b)}, tuple(tensor.shape))
@@ -143,7 +145,11 @@ def _orthogonal(tensor: Tensor, gain: float = 1, generator: Any = None) -> tuple
 def _sparse(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any = None) -> tuple[Any, ...]:
     rows = tensor.shape[0]
     kept = 1 - math.ceil(sparsity * rows) / rows
-    return Distribution("program", {"mean": 0.0, "std": std * math.sqrt(kept)}, tuple(tensor.shape), note="sparse normal"), (sparsity, std), True
+    return (
+        Distribution("program", {"mean": 0.0, "std": std * math.sqrt(kept)}, tuple(tensor.shape), note="sparse normal"),
+        (sparsity, std),
+        True,
+    )
 
 
 def _dirac(tensor: Tensor, groups: int = 1) -> tuple[Any, ...]:
@@ -158,6 +164,10 @@ _LAWS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "sparse_": _sparse,
     "dirac_": _dirac,
 }
+
+
+_FUNCTIONS: dict[str, Any] = {name: getattr(nn.init, name) for name in _LAWS}
+"""The functions themselves, whatever their names in torch.nn.init stand for later."""
 
 
 def _valid(name: str, tensor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -178,7 +188,7 @@ def _valid(name: str, tensor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 def _patch_initialisers(undo: list[Callable[[], None]]) -> None:
     """Replace the code, not the names: references that were saved at import are caught too."""
     for name in _LAWS:
-        function: Any = getattr(nn.init, name)
+        function = _FUNCTIONS[name]
         code = function.__code__
         original: Any = types.FunctionType(code, function.__globals__, name, function.__defaults__)
 
@@ -197,7 +207,9 @@ def _patch_initialisers(undo: list[Callable[[], None]]) -> None:
         exec(f"def {name}(*args, **kwargs):\n    return {key}(*args, **kwargs)\n", namespace)
         defaults, keyword_defaults = function.__defaults__, function.__kwdefaults__
 
-        def restore(function: Any = function, code: Any = code, key: str = key, defaults: Any = defaults, kw: Any = keyword_defaults) -> None:
+        def restore(
+            function: Any = function, code: Any = code, key: str = key, defaults: Any = defaults, kw: Any = keyword_defaults
+        ) -> None:
             function.__code__, function.__defaults__, function.__kwdefaults__ = code, defaults, kw
             function.__globals__.pop(key, None)
 

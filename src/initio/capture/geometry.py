@@ -1,11 +1,13 @@
 """Strided regions of a storage: which part of a tensor was written last by whom."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -153,9 +155,7 @@ def _split(mask: np.ndarray[Any, Any], prefix: Box, found: list[Box]) -> bool:
     edges = [0, *changes.tolist(), len(rows)]
     if len(edges) > MAX_BOXES + 1:
         return False
-    return all(
-        _split(mask[rows[a]], (*prefix, (int(rows[a]), int(rows[b - 1]) + 1, 1)), found) for a, b in zip(edges, edges[1:], strict=False)
-    )
+    return all(_split(mask[rows[a]], (*prefix, (int(rows[a]), int(rows[b - 1]) + 1, 1)), found) for a, b in pairwise(edges))
 
 
 def _progressions(values: np.ndarray[Any, Any]) -> list[tuple[int, int, int]]:
@@ -166,4 +166,4 @@ def _progressions(values: np.ndarray[Any, Any]) -> list[tuple[int, int, int]]:
     if (steps == steps[0]).all():
         return [(int(values[0]), int(values[-1]) + 1, int(steps[0]))]
     edges = [0, *(np.flatnonzero(steps != 1) + 1).tolist(), len(values)]
-    return [(int(values[a]), int(values[b - 1]) + 1, 1) for a, b in zip(edges, edges[1:], strict=False)]
+    return [(int(values[a]), int(values[b - 1]) + 1, 1) for a, b in pairwise(edges)]

@@ -18,9 +18,10 @@ from torch.nn.parameter import is_lazy
 
 from initio.capture.births import Origins, births
 from initio.capture.laws import constant, describe_values
+from initio.capture.measured import measure
 from initio.capture.modules import Tree
 from initio.capture.recorder import Recorder, Values
-from initio.capture.replay import UNINITIALISED, Read, Replay, TooLarge, labels_of, measure, pieces_of
+from initio.capture.replay import UNINITIALISED, Read, Replay, TooLargeError, labels_of, pieces_of
 from initio.core.distribution import Distribution, Part
 from initio.core.record import Source
 
@@ -59,7 +60,7 @@ def construct(factory: Callable[[], nn.Module]) -> Construction:
     recorder, origins = Recorder(), Origins()
     with _isolated():
         with births(recorder, origins), recorder, Values(recorder):
-            model = factory()
+            model: Any = factory()
         if not isinstance(model, nn.Module):
             raise TypeError(f"the factory must return a torch.nn.Module, but it returned {type(model).__name__}")
         tensors = list(_named(model))
@@ -108,7 +109,9 @@ def sample_parameter(distribution: Distribution, *, dtype: torch.dtype = torch.f
             tensor.uniform_(p["low"], p["high"], generator=generator)
         case "truncated_normal":
             low, high = (math.erf((p[k] - p["mean"]) / p["std"] / math.sqrt(2)) for k in ("low", "high"))
-            tensor.uniform_(low, high, generator=generator).erfinv_().mul_(p["std"] * math.sqrt(2)).add_(p["mean"]).clamp_(p["low"], p["high"])
+            tensor.uniform_(low, high, generator=generator).erfinv_().mul_(p["std"] * math.sqrt(2)).add_(p["mean"]).clamp_(
+                p["low"], p["high"]
+            )
         case "orthogonal":
             nn.init.orthogonal_(tensor, p["gain"], generator=generator)
         case "integers":
@@ -199,10 +202,10 @@ def _distribution(name: str, read: Read, memo: dict[Any, Any]) -> Distribution:
             if mixture is not None:
                 return mixture
         laws = measure(read, pieces, memo)
-    except TooLarge:
+    except TooLargeError:
         raise MemoryError(
-            f"the initial distribution of {name!r} (shape {shape}) has no closed form here, and replaying its initialisation needs too much memory; "
-            "initialise it with functions of torch.nn.init, or pass the built model"
+            f"the initial distribution of {name!r} (shape {shape}) has no closed form here, "
+            "and replaying its initialisation needs too much memory; initialise it with functions of torch.nn.init, or pass the built model"
         ) from None
     if len(laws) == 1:
         return laws[0][1]

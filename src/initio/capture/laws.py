@@ -31,7 +31,9 @@ def describe_values(tensor: Tensor) -> Distribution:
     if data.is_complex():
         real = torch.view_as_real(data.resolve_conj()).double()
         mean = complex(data.to(torch.complex128).mean().item())
-        return Distribution("values", {"mean": mean.real, "std": math.sqrt(max(2 * real.square().mean().item() - abs(mean) ** 2, 0.0))}, shape)
+        return Distribution(
+            "values", {"mean": mean.real, "std": math.sqrt(max(2 * real.square().mean().item() - abs(mean) ** 2, 0.0))}, shape
+        )
     if data.dtype is not torch.float64 and (data.is_quantized or not data.is_floating_point() or data.element_size() < 4):
         data = data.dequantize() if data.is_quantized else data.to(torch.float64 if data.numel() < 1 << 24 else torch.float32)
     low, high = torch.aminmax(data)

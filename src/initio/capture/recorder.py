@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
-
 
 from initio.capture.laws import constant, describe_values
 from initio.capture.replay import Blank, Cell, Known, Node, Read, Replay, Write, elementwise, geometry_of, schema_name
@@ -33,7 +32,20 @@ _DRAWN = {"randn", "rand", "randint", "normal", "randn_like", "rand_like", "rand
 _FILLED = {"zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"}
 _REDRAWN = {"normal_", "uniform_", "bernoulli_", "random_", "exponential_", "log_normal_", "cauchy_", "geometric_"}
 _OVERWRITE = _REDRAWN | {"fill_", "zero_", "copy_", "eye", "randn", "rand", "normal", "zeros", "ones", "full", "arange", "linspace"}
-_SILENT = {"set_", "resize_", "detach_", "detach", "alias", "lift_fresh", "lift", "transpose_", "t_", "squeeze_", "unsqueeze_", "as_strided_"}
+_SILENT = {
+    "set_",
+    "resize_",
+    "detach_",
+    "detach",
+    "alias",
+    "lift_fresh",
+    "lift",
+    "transpose_",
+    "t_",
+    "squeeze_",
+    "unsqueeze_",
+    "as_strided_",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +193,11 @@ class Recorder(TorchDispatchMode):
         else:
             numel = math.prod(first) if isinstance(first, (list, tuple)) else 1
         if numel > (MAX_KNOWN if name in _FILLED else MAX_DRAWN):
-            return {**kwargs, "device": torch.device("meta"), "pin_memory": None} if "pin_memory" in kwargs else {**kwargs, "device": torch.device("meta")}
+            return (
+                {**kwargs, "device": torch.device("meta"), "pin_memory": None}
+                if "pin_memory" in kwargs
+                else {**kwargs, "device": torch.device("meta")}
+            )
         return kwargs
 
     def _record(self, func: Any, name: str, random: bool, leaves: list[Any], spec: Any, mutated: list[Tensor]) -> Any:
@@ -225,7 +241,9 @@ class Recorder(TorchDispatchMode):
             except (NotImplementedError, RuntimeError):
                 pass
         draw = Replay(0)
-        real = [draw.read(i, private=True) if isinstance(i, Read) and leaf.is_meta else leaf for leaf, i in zip(leaves, inputs, strict=True)]
+        real = [
+            draw.read(i, private=True) if isinstance(i, Read) and leaf.is_meta else leaf for leaf, i in zip(leaves, inputs, strict=True)
+        ]
         args, kwargs = tree_unflatten(real, spec)
         result = func(*args, **kwargs)
         aliases = {id(r): leaf for r, leaf in zip(real, leaves, strict=True) if isinstance(r, Tensor)}
@@ -365,5 +383,3 @@ def _hollow(leaf: Any) -> Any:
     if isinstance(leaf, Tensor) and not leaf.is_meta and leaf.dim() > 0:
         return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device="meta")
     return leaf
-
-

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from initio.capture.geometry import Box, Geometry, boxes_of, full, paint
-from initio.capture.laws import constant, describe_values, relabel
+from initio.capture.laws import constant, relabel
 from initio.core.distribution import Distribution
 
 __all__ = [
@@ -24,15 +23,15 @@ __all__ = [
     "Cell",
     "Known",
     "Node",
+    "NotElementwiseError",
     "Piece",
     "Read",
     "Replay",
-    "TooLarge",
+    "TooLargeError",
     "Write",
     "elementwise",
     "geometry_of",
     "labels_of",
-    "measure",
     "pieces_of",
     "schema_name",
 ]
@@ -43,15 +42,28 @@ MAX_REPLAY = 1 << 27
 UNINITIALISED = "never initialised: memory as it was allocated"
 
 _RANDOM = {"normal_", "uniform_", "bernoulli_", "random_", "exponential_", "log_normal_", "cauchy_", "geometric_"}
-_FILLED = {"full", "zeros", "ones", "full_like", "zeros_like", "ones_like", "empty_like", "new_full", "new_zeros", "new_ones", "fill_", "zero_"}
+_FILLED = {
+    "full",
+    "zeros",
+    "ones",
+    "full_like",
+    "zeros_like",
+    "ones_like",
+    "empty_like",
+    "new_full",
+    "new_zeros",
+    "new_ones",
+    "fill_",
+    "zero_",
+}
 _SHAPED = _RANDOM | _FILLED | {"rand", "randn", "rand_like", "randn_like", "normal", "bernoulli", "copy_", "clone", "_to_copy", "detach"}
 
 
-class TooLarge(RuntimeError):
+class TooLargeError(RuntimeError):
     """The replay would need more memory than is reasonable."""
 
 
-class NotElementwise(RuntimeError):
+class NotElementwiseError(RuntimeError):
     """The program cannot be replayed on a small array in place of the large one."""
 
 
@@ -201,7 +213,7 @@ class Replay:
     """Runs recorded programs on real tensors; one instance is one draw of all of them.
 
     With `shrink = (n, m)` arrays of n entries, all of one shape, are replaced by arrays of m entries; that is
-    exact in law for elementwise programs, and `NotElementwise` says where the program is not.
+    exact in law for elementwise programs, and `NotElementwiseError` says where the program is not.
     """
 
     def __init__(self, draw: int, shrink: tuple[int, int] | None = None, budget: int = MAX_REPLAY) -> None:
@@ -265,7 +277,7 @@ class Replay:
             return Replay(self.draw, None, self.budget).read(read)
         writes = read.cell.live(read.version)
         if read.geometry.numel != n or len(writes) != 1 or not writes[0].geometry.covers(read.cell.nbytes):
-            raise NotElementwise
+            raise NotElementwiseError
         law = writes[0].law
         if law is not None and law.family == "constant":
             return torch.full((m,), law.parameters["value"], dtype=read.dtype)
@@ -303,12 +315,12 @@ class Replay:
             size = leaf.size
             if self.shrink is not None and math.prod(size) != 1:
                 if math.prod(size) != self.shrink[0]:
-                    raise NotElementwise
+                    raise NotElementwiseError
                 size = (self.shrink[1],)
             return torch.empty(size, dtype=leaf.dtype)
         if isinstance(leaf, Known):
             if self.shrink is not None and leaf.tensor.numel() != 1:
-                raise NotElementwise
+                raise NotElementwiseError
             return leaf.tensor.clone()
         return leaf
 
@@ -317,13 +329,13 @@ class Replay:
         assert self.shrink is not None
         n, m = self.shrink
         if schema_name(node.func) not in _SHAPED and not elementwise(node.func):
-            raise NotElementwise
+            raise NotElementwiseError
 
         def small(size: Any) -> Any:
             if not isinstance(size, Sequence) or isinstance(size, str) or not all(isinstance(k, int) for k in size) or math.prod(size) == 1:
                 return size
             if math.prod(size) != n:
-                raise NotElementwise
+                raise NotElementwiseError
             return [m]
 
         kwargs.pop("memory_format", None)
@@ -332,7 +344,7 @@ class Replay:
     def _spend(self, entries: int) -> None:
         self.budget -= entries
         if self.budget < 0:
-            raise TooLarge
+            raise TooLargeError
 
 
 def elementwise(func: Any) -> bool:
@@ -346,84 +358,3 @@ def elementwise(func: Any) -> bool:
     packet = getattr(torch.ops.aten, name[:-1], None)
     overload = getattr(packet, func._overloadname, None) or getattr(packet, "default", None)
     return overload is not None and torch.Tag.pointwise in overload.tags
-
-
-def signature(read: Read) -> tuple[Any, ...]:
-    """What the law of a view depends on: equal for the same parameter of layers that are initialised alike."""
-    cells: dict[int, int] = {}
-    nodes: dict[int, int] = {}
-    pending = [read]
-    parts: list[Any] = []
-    seen: set[tuple[int, int]] = set()
-
-    def of_read(item: Read) -> tuple[Any, ...]:
-        pending.append(item)
-        return ("read", cells.setdefault(id(item.cell), len(cells)), len(item.cell.live(item.version)), item.geometry, item.dtype)
-
-    def of_leaf(leaf: Any) -> Any:
-        if isinstance(leaf, Read):
-            return of_read(leaf)
-        if isinstance(leaf, Known):
-            return ("known", leaf.tensor.item(), leaf.tensor.dtype) if leaf.tensor.numel() == 1 else ("unique", id(leaf))
-        return leaf if isinstance(leaf, Blank) else repr(leaf)
-
-    parts.append(of_read(read))
-    while pending:
-        item = pending.pop()
-        if (id(item.cell), item.version) in seen:
-            continue
-        seen.add((id(item.cell), item.version))
-        for write in item.cell.live(item.version):
-            new = id(write.node) not in nodes
-            number = nodes.setdefault(id(write.node), len(nodes))
-            parts.append((cells[id(item.cell)], item.cell.nbytes, write.geometry, write.out, write.box, number))
-            if new:
-                parts.append((number, write.node.func, write.node.random, *(of_leaf(leaf) for leaf in write.node.leaves)))
-    return tuple(parts)
-
-
-def measure(read: Read, pieces: Sequence[Piece] | None, memo: dict[Any, list[tuple[Box, Distribution]]]) -> list[tuple[Box, Distribution]]:
-    """Distributions of the pieces, those without a closed form from replays of their program.
-
-    `memo` keeps what was measured, by `signature`. Raises `TooLarge` where the program is neither elementwise nor small enough to run.
-    """
-    size = read.geometry.size
-    pieces = [Piece(full(size), None)] if pieces is None else pieces
-    random = read.cell.random(read.version)
-    result: dict[Box, Distribution] = {piece.box: piece.law for piece in pieces if piece.law is not None}
-    missing = [piece.box for piece in pieces if piece.law is None]
-    if not missing:
-        return list(result.items())
-    key = signature(read)
-    if key not in memo:
-        result |= _replayed(read, missing, random, len(pieces) == 1)
-        memo[key] = list(result.items())
-    return memo[key]
-
-
-def _replayed(read: Read, missing: Sequence[Box], random: bool, whole: bool) -> dict[Box, Distribution]:
-    """Moments of the boxes `missing` of a view over replays of its program; `whole` says that they are all of it."""
-    numel = read.geometry.numel
-    result: dict[Box, Distribution] = {}
-    views: dict[Box, list[Tensor]] = {}
-    if whole and random and numel > 1 << 18:
-        with contextlib.suppress(NotElementwise):
-            views[missing[0]] = [Replay(0, shrink=(numel, 1 << 18)).read(read)]
-    if not views:
-        first = Replay(0)
-        samples = [first.read(read)]
-        cost = MAX_REPLAY - first.budget
-        draws = min(16, max(65536 // max(numel, 1), 1), max((1 << 21) // max(cost, 1), 1)) if random else 1
-        samples += [Replay(draw).read(read) for draw in range(1, draws)]
-        views = {box: [sample[tuple(slice(*t) for t in box)] for sample in samples] for box in missing}
-    for box in missing:
-        shape = tuple(len(range(*t)) for t in box)
-        laws = [describe_values(view) for view in views[box]]
-        mean = sum(law.mean for law in laws) / len(laws)
-        second = sum(law.second for law in laws) / len(laws)
-        if all(law.family == "constant" for law in laws) and math.isclose(second, mean * mean, abs_tol=1e-300):
-            result[box] = constant(mean, shape)
-        else:
-            family = "program" if random else "values"
-            result[box] = Distribution(family, {"mean": mean, "std": math.sqrt(max(second - mean * mean, 0.0))}, shape)
-    return result

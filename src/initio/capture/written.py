@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from initio.capture.geometry import Geometry, full
 from initio.capture.laws import constant, describe_values, drawn, image
-from initio.capture.replay import Blank, Known, Piece, Read, elementwise, pieces_of
+from initio.capture.replay import Blank, Known, Piece, Read, Replay, elementwise, pieces_of
 from initio.core.distribution import Distribution
 
 __all__ = ["laws_written", "parts_written"]
@@ -21,10 +21,12 @@ MAX_PARTS = 64
 
 _SAME = {"clone", "_to_copy", "copy_", "contiguous", "_unsafe_view", "_reshape_copy", "view_copy", "_clone_dim_order", "to", "expand_copy"}
 _CREATED = {"zeros": 0.0, "zeros_like": 0.0, "new_zeros": 0.0, "zero_": 0.0, "ones": 1.0, "ones_like": 1.0, "new_ones": 1.0}
-_FILLED = {"fill_": 1, "full": 1, "full_like": 1, "new_full": 2}
+_FILLED = {"scalar_tensor": 0, "fill_": 1, "full": 1, "full_like": 1, "new_full": 2}
 
 
-def laws_written(func: Any, name: str, args: Any, kwargs: dict[str, Any], target: Tensor, out: int | None, random: bool) -> list[Piece] | None:
+def laws_written(
+    func: Any, name: str, args: Any, kwargs: dict[str, Any], target: Tensor, out: int | None, random: bool
+) -> list[Piece] | None:
     """Boxes and laws of what `func(*args, **kwargs)` wrote in `target`, its `out`-th result or a mutated argument.
 
     Tensors in the arguments stand as `Read`, `Known` or `Blank`. None: only a replay knows.
@@ -63,7 +65,7 @@ def laws_written(func: Any, name: str, args: Any, kwargs: dict[str, Any], target
 
 
 def parts_written(name: str, args: Any, kwargs: dict[str, Any], geometry: Geometry) -> list[tuple[Geometry, float]] | None:
-    """Regions and constants that an in-place operation wrote where it leaves the rest of its target alone; None where it may not."""
+    """Regions and constants that an in-place operation wrote, leaving the rest of its target alone; None where it may not."""
     if name == "fill_diagonal_" and len(geometry.size) == 2 and not (args[2] if len(args) > 2 else kwargs.get("wrap", False)):
         diagonal = Geometry((min(geometry.size),), (sum(geometry.stride),), geometry.offset, geometry.itemsize)
         return [(diagonal, float(args[1]))] if isinstance(args[1], (int, float)) else None
@@ -75,9 +77,11 @@ def parts_written(name: str, args: Any, kwargs: dict[str, Any], geometry: Geomet
         value, accumulate = _scalar(args[3] if name == "index_fill_" else args[2]), False
     else:
         return None
-    if not isinstance(index, Known) or value is None or accumulate:
+    if not isinstance(index, (Known, Read)) or value is None or accumulate:
         return None
-    rows = index.tensor
+    if isinstance(index, Read) and index.cell.random(index.version):
+        return None
+    rows = index.tensor if isinstance(index, Known) else Replay(0).read(index)
     if rows.dtype is torch.bool:
         while rows.dim() > 1 and rows.shape[-1] == 1 and name == "masked_fill_":
             rows = rows.squeeze(-1)
@@ -115,7 +119,11 @@ def _scalar(leaf: Any) -> Any:
     """A number, where the argument is one or a tensor of equal known entries."""
     if isinstance(leaf, (Read, Known)):
         law = _single(leaf)
-        return law.parameters["value"] if law is not None and law.family == "constant" else None
+        if law is not None:
+            return law.parameters["value"] if law.family == "constant" else None
+        if isinstance(leaf, Read) and leaf.geometry.numel == 1 and not leaf.cell.random(leaf.version):
+            return Replay(0).read(leaf).item()
+        return None
     return leaf
 
 
@@ -144,10 +152,11 @@ def _elementwise(func: Any, base: str, args: Any, kwargs: dict[str, Any], shape:
         return None
     fixed = {id(leaf): _scalar(leaf) for leaf in leaves if isinstance(leaf, (Read, Known))}
     if all(value is not None for value in fixed.values()):
-        kinds = {id(leaf): leaf.dtype if isinstance(leaf, Read) else leaf.tensor.dtype for leaf in leaves if isinstance(leaf, (Read, Known))}
 
         def known(leaf: Any) -> Any:
-            return torch.tensor(fixed[id(leaf)], dtype=kinds[id(leaf)]) if isinstance(leaf, (Read, Known)) else leaf
+            if not isinstance(leaf, (Read, Known)):
+                return leaf
+            return torch.tensor(fixed[id(leaf)], dtype=leaf.dtype if isinstance(leaf, Read) else leaf.tensor.dtype)
 
         known_args, known_kwargs = tree_map(known, (args, kwargs))
         result = func(*known_args, **known_kwargs)
@@ -191,9 +200,10 @@ def _concatenated(args: Any, kwargs: dict[str, Any], shape: tuple[int, ...]) -> 
             box = (*piece.box[:axis], (a + start, b + start, step), *piece.box[axis + 1 :])
             found.append(Piece(box, piece.law))
         start += size[axis]
-    laws = [piece.law for piece in found]
-    if laws and all(law is not None and laws[0] is not None and (law.family, law.parameters) == (laws[0].family, laws[0].parameters) for law in laws):
-        first = laws[0]
-        if first is not None and first.family not in ("orthogonal", "values", "program", "parts"):
-            return [Piece(full(shape), Distribution(first.family, first.parameters, shape))]
+    first = found[0].law if found else None
+    shared = first is not None and first.family not in ("orthogonal", "values", "program", "parts")
+    if shared and all(
+        piece.law is not None and (piece.law.family, piece.law.parameters) == (first.family, first.parameters) for piece in found
+    ):
+        return [Piece(full(shape), Distribution(first.family, first.parameters, shape))]
     return found
