@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from capture.replaying import replay
 from torch import Tensor, nn
 
+from capture.replaying import replay
 from initio.capture.modules import Tree, named_tensors
 from initio.capture.program import record
 from initio.capture.sampling import draw
@@ -30,9 +30,16 @@ def fill(item: Any, made: list[Tensor]) -> Any:
 
 
 def agree(
-    model: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, *, loss: Any = None, train: bool = True, tolerance: float = 1e-9,
-    seed: int = 3, apply: Callable[..., Tensor] | None = None,
-) -> Record:  # fmt: skip
+    model: Any,
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    loss: Any = None,
+    train: bool = True,
+    tolerance: float = 1e-9,
+    seed: int = 3,
+    apply: Callable[..., Tensor] | None = None,
+) -> Record:
     """Record, replay with real numbers, run for real; assert that outputs and all gradients are equal."""
     kwargs = kwargs or {}
     before = {k: v.clone() for k, v in model.state_dict().items()} if isinstance(model, nn.Module) else {}

@@ -53,7 +53,9 @@ def replay(record: Record, given: dict[int, torch.Tensor]) -> dict[int, torch.Te
                 return env[a.value]
             if isinstance(a, tuple):
                 return [decode(x) for x in a]
-            if isinstance(a, str) and kind.startswith(("Optional[int]", "int", "Optional[dtype]", "ScalarType", "Device", "Optional[Device]")):
+            if isinstance(a, str) and kind.startswith(
+                ("Optional[int]", "int", "Optional[dtype]", "ScalarType", "Device", "Optional[Device]")
+            ):
                 return torch.device("cpu") if a in ("meta", "cpu") else getattr(torch, a)
             return a
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from capture.agreement import agree
-from capture.replaying import ids, normal
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from capture.agreement import agree
+from capture.replaying import ids, normal
 from initio.capture.program import RecordingError, record
 from initio.core.distribution import Distribution
 from initio.core.inputs import InputSpec
@@ -144,9 +144,7 @@ class Masked(nn.Module):
 
 
 def convolutional() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(True), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 4)
-    )
+    return nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(True), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 4))
 
 
 def tied() -> nn.Module:
@@ -316,7 +314,7 @@ def test_crash_in_backward_is_recorded() -> None:
 
 def test_crash_of_plain_python() -> None:
     def model(x: Tensor) -> Tensor:
-        return {"a": x}["b"]  # noqa: F601
+        return {"a": x}["b"]
 
     crash = record(model, (normal(2),)).crash
     assert crash is not None
@@ -359,7 +357,13 @@ def test_shared_mask_is_kept_once() -> None:
             return x
 
     recorded = record(Many(), (normal(2, 64, 64),))
-    arrays = {id(recorded.constants[v]) for n in recorded.nodes if "masked_fill" in n.op for v in n.inputs if v in recorded.constants and recorded.values[v].dtype == "bool"}
+    arrays = {
+        id(recorded.constants[v])
+        for n in recorded.nodes
+        if "masked_fill" in n.op
+        for v in n.inputs
+        if v in recorded.constants and recorded.values[v].dtype == "bool"
+    }
     assert len(arrays) == 1
     (mask,) = {id(a): a for a in recorded.constants.values() if a.shape == (2, 64, 64) and a.dtype == bool}.values()
     assert mask.strides[0] == 0
@@ -413,7 +417,7 @@ def test_built_model_is_untouched() -> None:
 def test_meta_parameter_without_law_is_refused() -> None:
     with torch.device("meta"):
         model = nn.Linear(3, 3)
-    with pytest.raises(RecordingError, match="parameter weight .* meta device"):
+    with pytest.raises(RecordingError, match=r"parameter weight .* meta device"):
         record(model, (normal(2, 3, dtype="float32"),))
 
 

@@ -30,7 +30,7 @@ def prediction(output: Any) -> Tensor:
 
 
 def model_loss(output: Any) -> Tensor:
-    """The loss that the model computes itself: its first scalar output whose name ends in `loss`, or its only output if that is a scalar."""
+    """The loss that the model computes: its first scalar output whose name ends in `loss`, or its only output if that is a scalar."""
     tensors = list(named_tensors(output))
     for name, tensor in tensors:
         if tensor.numel() == 1 and name.split(".")[-1].endswith("loss"):
@@ -38,13 +38,16 @@ def model_loss(output: Any) -> Tensor:
     if len(tensors) == 1 and tensors[0][1].numel() == 1:
         return tensors[0][1].reshape(())
     names = ", ".join(name or "(unnamed)" for name, _ in tensors)
-    raise ValueError(f"loss='model' needs a scalar output called loss, the model returned {names or 'no tensors'}; hand it its labels, or name a loss")
+    raise ValueError(
+        f"loss='model' needs a scalar output called loss, the model returned {names or 'no tensors'}; hand it its labels, or name a loss"
+    )
 
 
 def apply_loss(loss: str | Callable[..., Any], output: Any, target: Callable[[InputSpec], Tensor]) -> Tensor:
     """The scalar loss of a model's output; `target` makes the random target tensor from its specification.
 
-    `cross_entropy` and `nll` take classes on axis 1 of (B, C) and (B, C, H, W, …) and on the last axis of three-dimensional (B, T, V) outputs, which are flattened.
+    `cross_entropy` and `nll` take classes on axis 1 of (B, C) and (B, C, H, W, …), and on the last axis of
+    three-dimensional (B, T, V) outputs, which are flattened.
     """
     if callable(loss):
         result = loss(output)

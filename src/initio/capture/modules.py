@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from initio.capture.modes import Recorder, user_source
+from initio.capture.places import user_source
+from initio.capture.recording import Recorder
 from initio.core.record import Call
 
 __all__ = ["Calls", "Snapshot", "Tree", "named_tensors"]
@@ -61,7 +61,7 @@ class Tree:
         queue = list(self.modules.items())
         for path, module in queue:
             for name, item in list(vars(module).items()):
-                if name.startswith("_") and name in _TORCH or isinstance(item, (str, int, float, Tensor)):
+                if (name.startswith("_") and name in _TORCH) or isinstance(item, (str, int, float, Tensor)):
                     continue
                 for place, found in _reachable(item, f"{path}.{name}" if path else name):
                     if id(found) in self.paths:
@@ -123,10 +123,10 @@ class Snapshot:
             attributes = vars(module)
             self.saved.append((attributes, dict(attributes)))
             for item in attributes.values():
-                if type(item) in (dict, list, set) or isinstance(item, dict):
-                    if id(item) not in seen and len(item) < 100_000:
-                        seen.add(id(item))
-                        self.containers.append((item, item.copy()))
+                plain = type(item) in (dict, list, set) or isinstance(item, dict)
+                if plain and id(item) not in seen and len(item) < 100_000:
+                    seen.add(id(item))
+                    self.containers.append((item, item.copy()))
 
     def substitute(self, stand_ins: Mapping[int, Tensor]) -> None:
         """Put stand-ins for tensors (by id) into every table, attribute and plain container of the modules."""
@@ -283,11 +283,8 @@ class Calls:
 
     def _values(self, tensors: list[Tensor]) -> tuple[int, ...]:
         tape, memory = self.recorder.tape, self.recorder.memory
-        values: list[int] = []
-        for tensor in tensors:
-            if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
-                values.append(tape.value(memory.adopt(tensor) if tensor.device.type != "meta" else tensor))
-        return tuple(values)
+        floating = [t for t in tensors if t.dtype.is_floating_point or t.dtype.is_complex]
+        return tuple(tape.value(memory.adopt(t) if t.device.type != "meta" else t) for t in floating)
 
     def finished(self) -> tuple[Call, ...]:
         """The calls as plain data."""
@@ -295,6 +292,17 @@ class Calls:
         for number, d in enumerate(self.drafts):
             cotangents = tuple(d["cotangents"].get(i) for i in range(len(d["outputs"])))
             out.append(
-                Call(number, d["module"], d["kind"], d["index"], d["parent"], d["inputs"], d["outputs"], cotangents, d["source"], d["training"])
+                Call(
+                    number,
+                    d["module"],
+                    d["kind"],
+                    d["index"],
+                    d["parent"],
+                    d["inputs"],
+                    d["outputs"],
+                    cotangents,
+                    d["source"],
+                    d["training"],
+                )
             )
         return tuple(out)

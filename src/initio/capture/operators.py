@@ -103,6 +103,10 @@ def decide_scalar(dtype: torch.dtype) -> bool | int | float | complex:
     return 0.5 if dtype.is_floating_point else 1
 
 
+def _bins(x: Tensor, least: int | None) -> Tensor:
+    return torch.ones(max(x.numel(), least or 0), dtype=torch.int64)
+
+
 def _all_indices(tensor: Tensor) -> Tensor:
     return torch.ones(tensor.shape, dtype=torch.bool).nonzero()
 
@@ -134,12 +138,14 @@ _POLICIES: dict[str, tuple[str, Callable[[tuple[Any, ...], dict[str, Any]], Any]
     "aten.unique_consecutive": ("all entries count as different", _unique),
     "aten.repeat_interleave": ("every entry is repeated once", _repeat),
     "aten.equal": ("the tensors count as equal", lambda a, k: True),
-    "aten.bincount": ("every entry falls in its own bin", lambda a, k: torch.ones(max(a[0].numel(), _argument(a, k, 2, "minlength") or 0), dtype=torch.int64)),
+    "aten.bincount": ("every entry falls in its own bin", lambda a, k: _bins(a[0], _argument(a, k, 2, "minlength"))),
     "torchvision.nms": ("all boxes are kept", lambda a, k: torch.arange(a[0].shape[0])),
 }  # fmt: skip
 
 
-def _grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: torch.dtype | None = None) -> Tensor:
+def _grouped_mm(
+    a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: torch.dtype | None = None
+) -> Tensor:
     """Shapes of `aten._grouped_mm`, whose own kernel without contents takes bfloat16 alone."""
     rows, columns = a.shape[-2], b.shape[-1]
     if a.dim() == b.dim():

@@ -2,13 +2,15 @@
 
 The model's own Python runs on `meta` tensors under two modes (`initio.capture.modes`); what it does, is recorded:
 
-* **Known values.** Buffers, literals, `arange`, masks and whatever follows from them alone are computed for real; the operations that compute
-  them are not nodes. A known value that another operation reads is in `Record.constants` and has no producer.
-  Parameters are never known values, also where they start as zeros or ones.
-* **In-place operations** and views are resolved by memory (`initio.capture.values`): an operation that writes appends its new values, in the order of its
-  arguments, after those that it returns. A float buffer that an operation updates by side effect (running statistics of batch norm) keeps its value.
-* **Loose modules** (in plain lists, in attributes of other objects) are recorded under paths with brackets (`paths[3].0`), their parameters with
-  `trainable=False`, since no optimiser will see them; a module made during the call is `~Class`. `Record.notes` names them.
+* **Known values.** Buffers, literals, `arange`, masks and whatever follows from them alone are computed for real;
+  the operations that compute them are not nodes. A known value that another operation reads is in
+  `Record.constants` and has no producer. Parameters are never known values, also where they start as zeros or ones.
+* **In-place operations** and views are resolved by memory (`initio.capture.values`): an operation that writes
+  appends its new values, in the order of its arguments, after those that it returns. Running statistics, which batch
+  norm updates by side effect, keep their value.
+* **Loose modules** (in plain lists, in attributes of other objects) are recorded under paths with brackets
+  (`paths[3].0`), their parameters with `trainable=False`, since no optimiser will see them; a module made during the
+  call is `~Class`. `Record.notes` names them.
 * **Backward.** Each node stands in the module and at the source line of the forward operation that it differentiates;
   `function` is the name of autograd's node. Recomputed (checkpointed) operations are backward nodes as well.
 """
@@ -20,16 +22,19 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from initio.capture.losses import LOSSES, apply_loss
-from initio.capture.modes import Events, Operations, Recorder, boundaries, user_source
+from initio.capture.modes import Events, Operations
 from initio.capture.modules import Calls, Snapshot, Tree, named_tensors
+from initio.capture.places import boundaries, user_source
+from initio.capture.recording import Recorder
 from initio.capture.rng import RandomState
 from initio.capture.sampling import describe_values, draw
 from initio.capture.shadows import Fill
@@ -51,13 +56,24 @@ class Construction(Protocol):
     """What the recording of a model's construction provides."""
 
     @property
-    def model(self) -> nn.Module: ...
+    def model(self) -> nn.Module:
+        """The module, its parameters on `meta`."""
+        ...
+
     @property
-    def distributions(self) -> Mapping[str, Distribution]: ...
+    def distributions(self) -> Mapping[str, Distribution]:
+        """The law of every parameter and buffer, by its first name."""
+        ...
+
     @property
-    def origin(self) -> Literal["drawn", "values"]: ...
+    def origin(self) -> Literal["drawn", "values"]:
+        """Whether the laws were read from the initialisation code or from values."""
+        ...
+
     @property
-    def sources(self) -> Mapping[str, Source]: ...
+    def sources(self) -> Mapping[str, Source]:
+        """The line that made each parameter's module."""
+        ...
 
 
 def record(
@@ -72,9 +88,10 @@ def record(
 ) -> Record:
     """Record one step of `model(*args, **kwargs)`: forward, loss or unit-normal cotangents, backward.
 
-    `args` and `kwargs` hold `InputSpec`s, other objects, and containers of both. `loss` is one of `cross_entropy`, `mse`, `bce_with_logits`,
-    `nll` (random targets, recorded as the input `target`), `model` (the model's own loss output), or a function of the model's output; without one, every floating output
-    receives an independent unit-normal cotangent. Parameters, buffers, modes, caches and random generators of a built model are as before afterwards.
+    `args` and `kwargs` hold `InputSpec`s, other objects, and containers of both. `loss` is one of `cross_entropy`,
+    `mse`, `bce_with_logits`, `nll` (random targets, recorded as the input `target`), `model` (the model's own loss
+    output), or a function of the model's output; without one, every floating output receives an independent unit-normal
+    cotangent. Parameters, buffers, modes, caches and random generators of a built model are as before afterwards.
 
     An error of the user's code does not raise: the record ends there and has a `crash`.
     Raises `RecordingError` for a `meta` parameter without a known distribution and for an unknown loss.
@@ -88,7 +105,8 @@ def record(
     if step.entries > REAL_LIMIT:
         return dataclasses.replace(first, notes=(*first.notes, _TOO_LARGE.format(step.entries / 1e6)))
     second = step.run(real=True)
-    why = f"recorded on real tensors drawn from the initial distributions: without contents, {first.crash.op or 'the model'} failed ({first.crash.message[:200]})"
+    failed = f"{first.crash.op or 'the model'} failed ({first.crash.message[:200]})"
+    why = f"recorded on real tensors drawn from the initial distributions: without contents, {failed}"
     return dataclasses.replace(second, notes=(*second.notes, why))
 
 
@@ -172,8 +190,10 @@ class _Run:
                 names.setdefault(id(tensor), []).append((name, module, tensor))
             for places in names.values():
                 name, module, tensor = places[0]
-                if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
-                    raise RecordingError(f"{name} of {type(module).__name__} has no shape yet; run the lazy module once, or give it its sizes")
+                if is_lazy(tensor):
+                    raise RecordingError(
+                        f"{name} of {type(module).__name__} has no shape yet; run the lazy module once, or give it its sizes"
+                    )
                 law = next((known[n] for n, _, _ in places if n in known), None)
                 if law is None and tensor.device.type != "meta":
                     law = describe_values(tensor)
@@ -224,7 +244,11 @@ class _Run:
                 cell.shadow = Fill(law.parameters["value"])
             else:
                 flat = tensor.detach().cpu()
-                if flat.stride() != data.stride() or flat.storage_offset() or flat.untyped_storage().nbytes() > 2 * data.untyped_storage().nbytes():
+                if (
+                    flat.stride() != data.stride()
+                    or flat.storage_offset()
+                    or flat.untyped_storage().nbytes() > 2 * data.untyped_storage().nbytes()
+                ):
                     flat = torch.empty_strided(data.shape, data.stride(), dtype=data.dtype).copy_(flat)
                 cell.shadow, cell.borrowed = flat.untyped_storage(), True
         if isinstance(tensor, nn.Parameter):
@@ -234,7 +258,7 @@ class _Run:
                     twin.__class__ = type(tensor)
                 except TypeError:
                     self.tape.note(f"a parameter of type {type(tensor).__name__} was recorded as a plain one")
-            twin.__dict__.update({k: v for k, v in vars(tensor).items() if k != "_initio"})
+            vars(twin).update({k: v for k, v in vars(tensor).items() if k != "_initio"})  # pyright: ignore[reportAttributeAccessIssue]
             return twin
         return data.requires_grad_(tensor.requires_grad) if tensor.requires_grad else data
 
@@ -347,7 +371,9 @@ class _Run:
     def _backward(self, roots: list[Tensor], cotangents: list[Tensor | None]) -> None:
         self.recorder.phase = "backward"
         if not any(t.requires_grad for t in roots):
-            self.tape.note("no output depends on a parameter or floating input through differentiable operations: there is no backward pass")
+            self.tape.note(
+                "no output depends on a parameter or floating input through differentiable operations: there is no backward pass"
+            )
             return
         torch.autograd.backward(roots, cotangents)
 
@@ -421,7 +447,7 @@ class _Pinned:
 
 
 @contextmanager
-def _eager() -> Iterator[None]:
+def _eager() -> Generator[None, None, None]:
     """Compiled functions run their Python."""
     if "torch._dynamo" not in sys.modules:
         yield

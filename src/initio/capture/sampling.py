@@ -14,7 +14,7 @@ __all__ = ["describe_values", "draw"]
 
 
 def draw(distribution: Distribution, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """One draw on the CPU. `values` and `program`, whose law is not known in closed form, are drawn normal with the same mean and variance."""
+    """One draw on the CPU. `values` and `program`, without a law in closed form, are drawn normal with their mean and variance."""
     d, p = distribution, distribution.parameters
     if not dtype.is_floating_point and not dtype.is_complex:
         if d.family == "constant":

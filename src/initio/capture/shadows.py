@@ -36,8 +36,9 @@ class Cell:
 
     `root` is the value that covers it (laid out as `root_key`), `current` the up-to-date value of each view,
     `epoch` the number of writes so far, `shadow` its real contents (None: unknown; `Fill`; a CPU storage; True in a
-    recording with real tensors, where the storage is its own shadow). `sampled` marks contents that are one draw of a random value: they answer
-    control flow but are not constants. `borrowed` shadows belong to the user and are copied before a write.
+    recording with real tensors, where the storage is its own shadow). `sampled` marks contents that are one draw of a
+    random value: they answer control flow but are not constants. `borrowed` shadows belong to the user and are copied
+    before a write.
     """
 
     __slots__ = ("borrowed", "current", "epoch", "index", "root", "root_key", "run", "sampled", "shadow", "twin")
@@ -64,7 +65,7 @@ class Cell:
 def geometry(tensor: Tensor) -> Geometry:
     """Where in its storage a tensor lies."""
     dtype = tensor.dtype
-    return tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), dtype, dtype.is_complex and tensor.is_conj()
+    return int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride(), dtype, dtype.is_complex and tensor.is_conj()
 
 
 class Memory:

@@ -104,7 +104,12 @@ class Tape:
         value = self._draft(tensor, cell, key)
         array = constant_array(self.memory.contents(tensor))
         packed = array[tuple(slice(0, 1) if s == 0 else slice(None) for s in array.strides)] if array.size > 1 else array
-        digest = (array.shape, array.strides, array.dtype.str, hashlib.blake2b(np.ascontiguousarray(packed).tobytes(), digest_size=16).digest())
+        digest = (
+            array.shape,
+            array.strides,
+            array.dtype.str,
+            hashlib.blake2b(np.ascontiguousarray(packed).tobytes(), digest_size=16).digest(),
+        )
         self.constants[value] = self._arrays.setdefault(digest, array)
         return value
 
