@@ -196,9 +196,16 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Scalar:
         return smooth
     at = threshold / beta
     fn = lambda x: np.where(x * beta > threshold, x, smooth.fn(x))  # noqa: E731
-    sigmoid = affine(beta).then(SIGMOID)
-    slope = Scalar(f"d softplus({beta:g}, {threshold:g})", lambda x: np.where(x * beta > threshold, 1.0, sigmoid.fn(x)), (at,), sigmoid.knots)
+    slope = _cut("d softplus", at, smooth, 1.0)
     return Scalar(f"softplus({beta:g}, {threshold:g})", fn, (at,), smooth.knots, slope=lambda: slope)
+
+
+def _cut(name: str, at: float, smooth: Scalar, above: float) -> Scalar:
+    """smooth′(x) up to `at`, the constant `above` beyond."""
+    below = smooth.derivative
+    assert below is not None
+    fn = lambda x: np.where(x > at, above, below.fn(np.minimum(x, at)))  # noqa: E731
+    return Scalar(f"{name} to {at:g}", fn, (at,), below.knots, slope=lambda: _cut(f"d {name}", at, below, 0.0))
 
 
 # -- a kink and an exponential -----------------------------------------------------------------------------------
@@ -285,8 +292,8 @@ SIN = Scalar("sin", np.sin, waves=((-0.5j, 1j), (0.5j, -1j)), slope=lambda: COS,
 COS = Scalar("cos", np.cos, waves=((0.5 + 0j, 1j), (0.5 + 0j, -1j)), slope=lambda: _scaled(SIN, -1), even=True)
 SINH = Scalar("sinh", np.sinh, waves=((0.5 + 0j, 1 + 0j), (-0.5 + 0j, -1 + 0j)), slope=lambda: COSH, odd=True, increasing=True)
 COSH = Scalar("cosh", np.cosh, waves=((0.5 + 0j, 1 + 0j), (0.5 + 0j, -1 + 0j)), slope=lambda: SINH, even=True)
-LOG = Scalar("log", np.log, (0.0,), slope=lambda: RECIPROCAL, increasing=True)
-LOG1P = Scalar("log1p", np.log1p, (-1.0,), slope=lambda: affine(1.0, 1.0).then(RECIPROCAL), increasing=True)
+LOG = Scalar("log", np.log, (0.0,), poles=(0.0,), slope=lambda: RECIPROCAL, increasing=True)
+LOG1P = Scalar("log1p", np.log1p, (-1.0,), poles=(-1.0,), slope=lambda: affine(1.0, 1.0).then(RECIPROCAL), increasing=True)
 RECIPROCAL = power(-1.0)
 SQRT = power(0.5)
 RSQRT = power(-0.5)

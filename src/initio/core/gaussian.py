@@ -50,7 +50,33 @@ def stein(f: Scalar, mean: ArrayLike, var: ArrayLike) -> Array:
 
 
 def _expect_rows(f: Scalar, mean: Array, var: Array) -> Array:
-    return _one(f, mean, np.sqrt(np.maximum(var, 0.0)))
+    std = np.sqrt(np.maximum(var, 0.0))
+    if not f.poles:
+        return _one(f, mean, std)
+    out = np.empty_like(mean)
+    for part, rows in _guarded(f, mean, std):
+        out[rows] = _one(part, mean[rows], std[rows])
+    return out
+
+
+def _guarded(f: Scalar, mean: Array, std: Array) -> list[tuple[Scalar, NDArray[np.intp]]]:
+    """Rows, and f held constant from somewhere beyond 6 standard deviations on where a pole lies further off than that."""
+    poles = np.array([-np.inf, *f.poles, np.inf])
+    side = np.searchsorted(poles, mean, side="right") - 1
+    low, high = poles[side], poles[np.minimum(side + 1, len(poles) - 1)]
+    room = np.minimum(mean - 6 * std - low, high - mean - 6 * std)
+    out = [(f, np.flatnonzero(room <= 0))]
+    for number in np.unique(side[room > 0]):
+        rows = np.flatnonzero((room > 0) & (side == number))
+        gap = 2.0 ** np.floor(np.log2(room[rows].min() / 2))
+        out.append((_held(f, float(poles[number] + gap), float(poles[number + 1] - gap)), rows))
+    return [(part, rows) for part, rows in out if rows.size]
+
+
+@lru_cache(maxsize=512)
+def _held(f: Scalar, low: float, high: float) -> Scalar:
+    inside = tuple(k for k in f.kinks if low < k < high)
+    return Scalar(f"{f.name} on [{low:g}, {high:g}]", lambda x: f.fn(np.clip(x, low, high)), inside, f.knots)
 
 
 def _one(f: Scalar, mean: Array, std: Array) -> Array:
@@ -101,7 +127,7 @@ def _stein_rows(f: Scalar, mean: Array, var: Array) -> Array:
             wide &= (std > 1e8) & bool(f.kinks)
         out = np.empty_like(mean)
         m, s = mean[~wide], std[~wide]
-        out[~wide] = _one(slope, m, s)
+        out[~wide] = _expect_rows(slope, m, s * s)
         if f.pieces is not None:
             out[~wide] += piecewise.jump_slope(f.kinks, f.pieces, m, s)
         m, s = mean[wide], std[wide]
@@ -129,6 +155,20 @@ def _stein_rows(f: Scalar, mean: Array, var: Array) -> Array:
 
 
 def _expect2_rows(f: Scalar, g: Scalar, mean_u: Array, var_u: Array, mean_v: Array, var_v: Array, cov: Array) -> Array:
+    if not f.poles and not g.poles:
+        return _expect2_regular(f, g, mean_u, var_u, mean_v, var_v, cov)
+    out = np.empty_like(mean_u)
+    for left, rows in _guarded(f, mean_u, np.sqrt(np.maximum(var_u, 0.0))):
+        for right, some in _guarded(g, mean_v[rows], np.sqrt(np.maximum(var_v[rows], 0.0))):
+            at = rows[some]
+            arguments = (mean_u[at], var_u[at], mean_v[at], var_v[at], cov[at])
+            defined = ~np.isnan(_expect_rows(left, *arguments[:2]) * _expect_rows(right, *arguments[2:4]))
+            out[at[~defined]] = np.nan
+            out[at[defined]] = _expect2_regular(left, right, *(x[defined] for x in arguments))
+    return out
+
+
+def _expect2_regular(f: Scalar, g: Scalar, mean_u: Array, var_u: Array, mean_v: Array, var_v: Array, cov: Array) -> Array:
     std_u, std_v = np.sqrt(np.maximum(var_u, 0.0)), np.sqrt(np.maximum(var_v, 0.0))
     both = std_u * std_v
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -29,6 +29,7 @@ class Scalar:
     * `fn` — vectorised over float64 arrays.
     * `kinks` — points where f or f′ is not smooth, jumps included.
     * `knots` — a smooth but narrow feature lies between consecutive knots (integrators put a panel there).
+    * `poles` — kinks where f is unbounded or beyond which it is undefined.
     * `pieces` — where f is piecewise polynomial: coefficients, ascending, of each interval between the kinks.
     * `waves` — where f(x) = Σ c exp(a x): the pairs (c, a), complex (sine, cosine, exponential, constants).
     * `slope` — makes the derivative, where it is known.
@@ -39,6 +40,7 @@ class Scalar:
     fn: Callable[[Array], Array]
     kinks: tuple[float, ...] = ()
     knots: tuple[float, ...] = ()
+    poles: tuple[float, ...] = ()
     pieces: Pieces | None = None
     waves: Waves | None = None
     slope: Callable[[], Scalar] | None = None
@@ -123,7 +125,7 @@ def from_pieces(
         b, a = (*pieces[0], 0.0)[:2]
         flags = {"odd": b == 0, "homogeneous": b == 0, "increasing": a > 0, "even": a == 0}
     waves = ((complex(pieces[0][0]), 0j),) if not kinks and len(pieces[0]) == 1 else None
-    return Scalar(name, fn or default, kinks, (), pieces, waves, **flags)
+    return Scalar(name, fn or default, kinks, pieces=pieces, waves=waves, **flags)
 
 
 IDENTITY = from_pieces("x", (), ((0.0, 1.0),), lambda x: x)
@@ -157,7 +159,7 @@ def power(p: float) -> Scalar:
     flags = {"odd": whole and p % 2 == 1, "even": whole and p % 2 == 0, "increasing": p > 0 and (not whole or p % 2 == 1)}
     if whole and 0 < p <= _DEGREE:
         return from_pieces(f"x^{p:g}", (), ((0.0,) * int(p) + (1.0,),), lambda x: x ** int(p), **flags)
-    return Scalar(f"x^{p:g}", lambda x: np.power(x, p), (0.0,), slope=lambda: power(p - 1).plus(constant(0.0), p, 1.0), **flags)
+    return Scalar(f"x^{p:g}", lambda x: np.power(x, p), (0.0,), poles=(0.0,), slope=lambda: power(p - 1).plus(constant(0.0), p, 1.0), **flags)
 
 
 @lru_cache(maxsize=8192)
@@ -193,7 +195,8 @@ def _then(inner: Scalar, outer: Scalar) -> Scalar:
         waves = _collect((*((a * c, rate) for c, rate in inner.waves), (complex(b), 0j)))
     kinks = {*inner.kinks, *_preimages(inner, outer.kinks)}
     knots = {*inner.knots, *_preimages(inner, outer.knots)}
-    return Scalar(name, fn, tuple(sorted(kinks)), tuple(sorted(knots)), None, waves, slope, **flags)
+    poles = {*inner.poles, *_preimages(inner, outer.poles)}
+    return Scalar(name, fn, tuple(sorted(kinks)), tuple(sorted(knots)), tuple(sorted(poles)), None, waves, slope, **flags)
 
 
 @lru_cache(maxsize=8192)
@@ -218,7 +221,7 @@ def _times(left: Scalar, right: Scalar) -> Scalar:
     waves = None
     if left.waves is not None and right.waves is not None and len(left.waves) * len(right.waves) <= 32:
         waves = _collect(tuple((c * d, x + y) for c, x in left.waves for d, y in right.waves))
-    return Scalar(name, fn, _union(left.kinks, right.kinks), _union(left.knots, right.knots), None, waves, slope, **flags)
+    return Scalar(name, fn, _union(left.kinks, right.kinks), _union(left.knots, right.knots), _union(left.poles, right.poles), None, waves, slope, **flags)
 
 
 @lru_cache(maxsize=8192)
@@ -246,7 +249,7 @@ def _plus(left: Scalar, right: Scalar, a: float, b: float) -> Scalar:
     waves = None
     if left.waves is not None and right.waves is not None:
         waves = _collect((*((a * c, x) for c, x in left.waves), *((b * c, x) for c, x in right.waves)))
-    return Scalar(name, fn, _union(left.kinks, right.kinks), _union(left.knots, right.knots), None, waves, slope, **flags)
+    return Scalar(name, fn, _union(left.kinks, right.kinks), _union(left.knots, right.knots), _union(left.poles, right.poles), None, waves, slope, **flags)
 
 
 @lru_cache(maxsize=8192)
