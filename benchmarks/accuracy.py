@@ -41,7 +41,7 @@ def main() -> None:
     """Read the options and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "zoo", help="where measurements and results are kept")
-    parser.add_argument("--draws", type=int, default=8)
+    parser.add_argument("--draws", type=int, default=0, help="draws of every model (default: what the zoo says, 8 to 32)")
     parser.add_argument("--only", default="*", help="pattern of model names")
     parser.add_argument("--part", choices=("listed", "held-out", "all"), default="all")
     parser.add_argument("--measure-only", action="store_true")
@@ -139,13 +139,14 @@ def measurement_path(options: argparse.Namespace, model: Any) -> Path:
     """The key: what is built, what it is fed, how often, and the major version of the library."""
     package = {"nn": "torch", "hf": "transformers"}.get(model.library, model.library)
     version = importlib.metadata.version(package).split(".")[0]
-    what = f"{model.name} {sorted(model.changes.items())!r} {[str(spec) for spec in model.inputs]} {model.dtype} {options.draws} {version}"
+    built = f"{model.name} {sorted(model.changes.items())!r} {[str(spec) for spec in model.inputs]} {model.dtype}"
+    what = f"{built} {options.draws or model.draws} {version}"
     return options.cache / "measured" / f"{slug(model.name)}-{hashlib.sha256(what.encode()).hexdigest()[:10]}.json"
 
 
 def result_path(options: argparse.Namespace, model: Any) -> Path:
     """Where the judged result of a model is kept."""
-    return options.cache / "results" / f"{slug(model.name)}-{options.draws}.json"
+    return options.cache / "results" / f"{slug(model.name)}-{options.draws or model.draws}.json"
 
 
 def engine() -> str:
@@ -183,7 +184,9 @@ def measurement(options: argparse.Namespace, model: Any) -> dict[str, Any]:
 
         from initio.interpreters.sample import measure
 
-        found = measure(model.build, list(model.inputs), draws=options.draws, dtype=torch.float64 if model.dtype == "float64" else None)
+        found = measure(
+            model.build, list(model.inputs), draws=options.draws or model.draws, dtype=torch.float64 if model.dtype == "float64" else None
+        )
         tables = {
             name: [[key, e.mean, e.second, e.error, e.draws, e.shape, e.each] for key, e in getattr(found, name).items()] for name in TABLES
         }
@@ -339,7 +342,7 @@ def page(options: argparse.Namespace) -> str:
         "",
         "Predicted against measured, over every output of every module call (*forward*) and every parameter gradient, module",
         "cotangent and input gradient (*gradients*) of real models under their own initialisation; nothing is left out, nothing",
-        f"is anchored to a measured value. The measurement is {options.draws} runs of the real model, with fresh weights,",
+        f"is anchored to a measured value. The measurement is {options.draws or '8 to 32'} runs of the real model, with fresh weights,",
         "inputs and unit-normal cotangents. The error is |predicted rms / measured rms − 1|. A tensor passes within 5 % (gradients:",
         "10 %) or within two standard errors of the measurement; one without a claim does not pass. CPU-s is the whole analysis,",
         "forward and backward; a draw is one measured step.",
