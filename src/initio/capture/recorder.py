@@ -142,6 +142,11 @@ class Recorder(TorchDispatchMode):
         cell = self.cell(tensor) or self.follow(tensor)
         return Read(cell, len(cell.writes), geometry_of(tensor), tensor.dtype)
 
+    def _real(self, tensor: Tensor) -> bool:
+        """Whether a followed tensor's own memory is its content: code below the dispatcher fills what `empty` allocated."""
+        cell = self.cell(tensor)
+        return cell is None or (not tensor.is_meta and id(cell) not in self.twins and not cell.random(len(cell.writes)))
+
     def value(self, tensor: Tensor) -> Tensor:
         """A real tensor with one draw of the content of `tensor`."""
         self.paused += 1
@@ -210,7 +215,7 @@ class Recorder(TorchDispatchMode):
                 if self.cell(leaf) is None:
                     self.follow(leaf) if geometry_of(leaf).covers(leaf.untyped_storage().nbytes()) else self.known(leaf)
                 inputs.append(Blank(tuple(leaf.shape), leaf.dtype))
-            elif leaf.is_meta or self.cell(leaf) is not None:
+            elif leaf.is_meta or (self.cell(leaf) is not None and (any(leaf is t for t in mutated) or not self._real(leaf))):
                 inputs.append(self.reading(leaf))
             elif any(leaf is t for t in mutated):
                 self.known(leaf)

@@ -201,9 +201,8 @@ def _concatenated(args: Any, kwargs: dict[str, Any], shape: tuple[int, ...]) -> 
             found.append(Piece(box, piece.law))
         start += size[axis]
     first = found[0].law if found else None
-    shared = first is not None and first.family not in ("orthogonal", "values", "program", "parts")
-    if shared and all(
-        piece.law is not None and (piece.law.family, piece.law.parameters) == (first.family, first.parameters) for piece in found
-    ):
-        return [Piece(full(shape), Distribution(first.family, first.parameters, shape))]
-    return found
+    if first is None or first.family in ("orthogonal", "values", "program", "parts"):
+        return found
+    if any(piece.law is None or (piece.law.family, piece.law.parameters) != (first.family, first.parameters) for piece in found):
+        return found
+    return [Piece(full(shape), Distribution(first.family, first.parameters, shape))]
