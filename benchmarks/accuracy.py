@@ -34,6 +34,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 TABLES = ("outputs", "cotangents", "gradients", "inputs")
+ALIASES = ("aten.detach.default", "aten.view.default", "aten.transpose.int", "aten.t.default", "aten.alias.default")
 TOLERANCE = {"forward": 0.05, "gradients": 0.10}
 
 
@@ -231,6 +232,8 @@ def predict(model: Any) -> tuple[Any, dict[str, dict[Any, tuple[float, float, st
         none = summary.claim == "none"
         tables[table][key] = (0.0, 0.0, "none") if none else (summary.mean, summary.second, summary.claim)
         node = producers.get(value) if value is not None else None
+        while node is not None and node.op in ALIASES and node.inputs:
+            node = producers.get(node.inputs[0])
         origins[table, key] = f"{kind} {node.op if node else ''} {summary.reason}".strip()
 
     for call in record.calls:
