@@ -2,8 +2,8 @@
 
     python benchmarks/split_transform_merge.py [--quick] [--compile] [--clock cpu] [--allocator default]
 
-The layer is 256 → 32 x (4, 3x3, 4) → 256. All forms of a cell run in turn, round after round; a figure is the minimum over the rounds, so ratios
-come from one run. Ceilings (multiply-adds on registers, a matrix product, a copy) are measured in the same run. Prints Markdown.
+The layer is 256 → 32 x (4, 3x3, 4) → 256. All forms of a cell run in turn, round after round; a figure is the minimum over the rounds, so
+ratios come from one run. Ceilings (multiply-adds on registers, a matrix product, a copy) are measured in the same run. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def memory() -> None:
     row(["form", "forward", "forward and backward"])
     row(["---"] * 3)
     for after in ("path", "sum"):
-        for name, model, layout in forms(after):
+        for name, model, _ in forms(after):
             if "channels last" in name or name == "torch.compile":
                 continue
             cells: list[str] = []

@@ -11,6 +11,7 @@ from torch import Tensor
 from initio.nn.kernels import build
 
 MERGE = {"none": 0, "path": 1, "sum": 2}
+WORTH = 8_000_000  # flop that repay waking one more thread, some 50 µs
 
 
 def usable(*tensors: Tensor | None) -> bool:
@@ -50,7 +51,8 @@ def _sizes(
 ) -> tuple[ctypes.Array[ctypes.c_long], int]:
     stride, padding, dilation = geometry
     paths, out, width = w3.shape
-    threads = torch.get_num_threads()
+    one, two = x.shape[1] * x.shape[2] * x.shape[3], (w2[0].numel() + out) * y.shape[2] * y.shape[3]
+    threads = max(1, min(torch.get_num_threads(), 2 * x.shape[0] * paths * width * (one + two) // WORTH))
     numbers = (*x.shape, paths, width, out, *w2.shape[2:], *stride, *padding, *dilation, last(x), last(y), MERGE[merge], save, threads)
     return (ctypes.c_long * 22)(*map(int, numbers), *y.shape[2:]), threads
 
@@ -133,4 +135,5 @@ def backward(
         dw3 = dw3.sum(0)[:, :hidden].reshape(out, paths, width).permute(1, 0, 2).contiguous()
         db3 = db3.sum(0).expand(paths, out).contiguous()
     given = x.new_empty(0) if dx is None else dx
-    return given, dw1.sum(0)[:, :hidden].t().contiguous(), db1.sum(0), dw2, db2, dw3, db3
+    dw1, db1 = dw1.sum(0), db1.sum(0)
+    return given, dw1[:, :hidden].t().contiguous(), db1, dw2, db2, dw3, db3

@@ -149,7 +149,7 @@ double stm_multiply_adds(long rounds, long threads) {
     volatile real sink = 0;
 #pragma omp parallel num_threads(threads)
     {
-#define BEGIN(i) vec p##i = all(i), q##i = all(i);
+#define BEGIN(i) vec p##i = all(i), q##i = all(i + (real).5);
         EACH_ROW(BEGIN)
         const vec m = all((real).999), b = all((real).5);
         for (long r = 0; r < rounds; r++) {
