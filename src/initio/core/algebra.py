@@ -11,14 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc, norm
 
 from initio.core.axes import Array, Axis, refine
+from initio.core.pairs import product_moments, sum_factor
 from initio.core.scalar import IDENTITY, Scalar, affine
 from initio.core.gaussian import expect, expect2
 from initio.core.moments import Cross, Factor, Field, Moments, Unknown, View, fresh_source, pair_values, worst
 
-__all__ = ["add", "apply", "average", "broadcast", "contract", "deterministic", "expect4", "joint", "multiply", "relation", "same_axes", "scale", "scalar_value", "total"]
+__all__ = ["add", "apply", "average", "broadcast", "contract", "deterministic", "joint", "multiply", "relation", "same_axes", "scale", "scalar_value", "total"]
 
 NARROW = 0.2
 """Squared coefficient of variation below which a quantity averaged over an axis counts as its expectation."""
@@ -260,9 +260,36 @@ def apply(x: Moments, fn: Scalar, claim: str = "rule") -> Moments:
     f = x.law[0]
     composed = f.fn.then(fn)
     m, s = _mean_var(f.field, x.axes)
-    mean = np.asarray(expect(composed, m, s))
-    gram = _pair_expectation(composed, f.field, x.axes)
+    narrow = _narrow(composed, f.field, m, s, x.axes)
+    mean, gram = narrow if narrow is not None else (np.asarray(expect(composed, m, s)), _pair_expectation(composed, f.field, x.axes))
     return Moments(x.axes, x.dims, mean, gram, (Factor(composed, f.field),), x.sources, x.odd if fn.odd else 0, worst(x.claim, claim))
+
+
+def _narrow(f: Scalar, field: Field, m: Array, s: Array, axes: Sequence[Axis]) -> tuple[Array, Array] | None:
+    """E f(u) and E[f(u) f(v)] by a Hermite expansion about the mean, for averages: u stays on one side of 0, where f may be singular."""
+    if not np.all(s > 0) or not np.all(s <= 0.3 * m * m):
+        return None
+    ratio = float(np.sqrt((s / (m * m)).max()))
+    singular = not bool(np.all(np.isfinite(f(np.zeros_like(m))))) and bool(np.all(np.isfinite(f(m))))
+    count = next((n for n, reach in ((16, 6.63), (8, 4.15), (5, 2.86), (3, 1.74)) if reach * ratio < 0.95), 0)
+    h = np.sqrt(s)
+    if count == 0 or (count < 16 and not singular) or any(np.any(np.abs(k - m) < 7 * h) for k in f.kinks if k != 0.0 or not singular):
+        return None
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+    values = f(m[..., None] + h[..., None] * nodes) * (weights / weights.sum())
+    order = min(count - 1, 7)
+    coefficients = values @ np.polynomial.hermite_e.hermevander(nodes, order)
+    if not singular and np.any(np.abs(coefficients[..., -1]) > 1e-6 * np.abs(coefficients).max(axis=-1)):
+        return None
+    mu, mv = pair_values(axes, m)
+    su, sv = pair_values(axes, h)
+    rho = (field.gram - mu * mv) / (su * sv)
+    gram, factor = np.zeros_like(rho), 1.0
+    for k in range(order + 1):
+        a, b = pair_values(axes, coefficients[..., k])
+        gram = gram + a * b * rho**k / factor
+        factor *= k + 1
+    return coefficients[..., 0], gram
 
 
 def _pair_expectation(fn: Scalar, field: Field, axes: Sequence[Axis]) -> Array:
@@ -328,7 +355,22 @@ def add(x: Moments, y: Moments, a: float = 1.0, b: float = 1.0) -> Moments | Unk
         terms = (*_terms(scale(x, a)), *_terms(scale(y, b)))
         if len(terms) <= 4:
             extra["terms"] = terms
-    return Moments.gaussian(x.axes, x.dims, mean, gram, sources, odd=odd, claim=claim, cross=_cross_of_sum(x, y, a, b), **extra)
+    crossed = _cross_of_sum(x, y, a, b)
+    if not extra and _matters(x, y, a, b) and independent(x, y):
+        factor = sum_factor(x, y, a, b, mean, gram, sources)
+        if factor is not None:
+            made = Moments(x.axes, x.dims, mean, gram, (factor,), sources, odd, worst(claim, "rule"))
+            slope, _ = pair_values(x.axes, made.slope())
+            kept = tuple(Cross(c.id, c.view, c.cov / slope) for c in crossed)
+            return replace(made, law=(Factor(factor.fn, replace(factor.field, cross=kept)),))
+    return Moments.gaussian(x.axes, x.dims, mean, gram, sources, odd=odd, claim=claim, cross=crossed, **extra)
+
+
+def _matters(x: Moments, y: Moments, a: float, b: float) -> bool:
+    """Whether a part that is not Gaussian has a noticeable share of the variance of a X + b Y."""
+    parts = [(a * a * float((x.weights * (x.second - x.mean**2)).sum()), x), (b * b * float((y.weights * (y.second - y.mean**2)).sum()), y)]
+    everything = sum(v for v, _ in parts)
+    return any(v > 0.02 * everything and len(z.law) == 1 and z.law[0].fn.linear is None for v, z in parts)
 
 
 def _terms(x: Moments) -> tuple[Moments, ...]:
@@ -484,7 +526,7 @@ def _dependent_product(x: Moments, y: Moments, sources: int, odd: int, claim: st
     gram: Array = np.ones([a.P for a in x.axes])
     for i, f in enumerate(law):
         if pending and pending[0][0] == i:
-            m2, g2 = _pair_product(f, pending[0][1], pending[0][2], x.axes)
+            m2, g2 = product_moments(f, pending[0][1], pending[0][2], x.axes)
         else:
             m, s = _mean_var(f.field, x.axes)
             m2, g2 = np.asarray(expect(f.fn, m, s)), _pair_expectation(f.fn, f.field, x.axes)
@@ -493,55 +535,6 @@ def _dependent_product(x: Moments, y: Moments, sources: int, odd: int, claim: st
         return Moments(x.axes, x.dims, mean, gram, tuple(law), sources, odd, claim)
     made = Moments.gaussian(x.axes, x.dims, mean, gram, sources, odd=odd, claim=claim)
     return conditioned(made, replace(y, extra={})) if len(y.law) == 1 else made
-
-
-def _pair_product(f: Factor, g: Factor, cov: Array, axes: Sequence[Axis]) -> tuple[Array, Array]:
-    """E[f(u) g(v)] per kind and E[f(u_i) g(v_i) f(u_j) g(v_j)] per pair class, Cov(u_i, v_j) = cov."""
-    mf, vf = _mean_var(f.field, axes)
-    mg, vg = _mean_var(g.field, axes)
-    own = cov[tuple(a.diagonal for a in axes)]
-    mean = np.asarray(expect2(f.fn, g.fn, mf, vf, mg, vg, own))
-    (mu, mu2), (su, su2) = pair_values(axes, mf), pair_values(axes, vf)
-    (mv, mv2), (sv, sv2) = pair_values(axes, mg), pair_values(axes, vg)
-    oi, oj = pair_values(axes, own)
-    cuu = f.field.gram - mu * mu2
-    cvv = g.field.gram - mv * mv2
-    gram = expect4(f.fn, g.fn, (mu, mu2, mv, mv2), (su, su2, sv, sv2), cuu, cvv, oi, oj, cov, swap(axes, cov))
-    same = tuple(a.diagonal for a in axes)
-    squares = np.asarray(expect2(f.fn.times(f.fn), g.fn.times(g.fn), mf, vf, mg, vg, own))
-    gram = gram.copy()
-    gram[same] = squares
-    return mean, gram
-
-
-_POINTS: dict[int, Array] = {}
-
-
-def expect4(f: Scalar, g: Scalar, means: tuple[Array, ...], variances: tuple[Array, ...], cuu: Array, cvv: Array, oi: Array, oj: Array, uv: Array, vu: Array, log2: int = 12) -> Array:
-    """E[f(u₁) f(u₂) g(v₁) g(v₂)] by a scrambled Sobol rule of 2^log2 points (Owen 1997); relative error about 1e-3."""
-    if log2 not in _POINTS:
-        _POINTS[log2] = norm.ppf(np.clip(qmc.Sobol(4, scramble=True, seed=7).random_base2(log2), 1e-12, 1 - 1e-12))
-    z = _POINTS[log2]
-    parts = [np.asarray(p, dtype=float) for p in (*means, *variances, cuu, cvv, oi, oj, uv, vu)]
-    shape = np.broadcast_shapes(*[p.shape for p in parts])
-    table = np.stack([np.broadcast_to(p, shape).ravel() for p in parts], axis=1)
-    size = np.abs(table).max(axis=0, keepdims=True)
-    _, first, inverse = np.unique(np.round(table / np.where(size > 0, size, 1.0), 10), axis=0, return_index=True, return_inverse=True)
-    rows = table[first]
-    out = np.empty(len(rows))
-    for n, row in enumerate(rows):
-        m = row[:4]
-        c = np.diag(row[4:8])
-        c[0, 1] = c[1, 0] = row[8]
-        c[2, 3] = c[3, 2] = row[9]
-        c[0, 2] = c[2, 0] = row[10]
-        c[1, 3] = c[3, 1] = row[11]
-        c[0, 3] = c[3, 0] = row[12]
-        c[1, 2] = c[2, 1] = row[13]
-        values, vectors = np.linalg.eigh(c)
-        w = m + z @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
-        out[n] = (f.fn(w[:, 0]) * f.fn(w[:, 1]) * g.fn(w[:, 2]) * g.fn(w[:, 3])).mean()
-    return out[inverse.ravel()].reshape(shape)
 
 
 # -- sums over axes ----------------------------------------------------------------------------------------------

@@ -62,9 +62,9 @@ def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) 
     return made, deviation
 
 
-def normalise_backward(grad: Moments, xhat: Moments, deviation: Array, over: Sequence[int], centre: bool = True) -> Moments | Unknown:
+def normalise_backward(grad: Moments, xhat: Moments, deviation: Array, over: Sequence[int], centre: bool = True, product: Moments | None = None) -> Moments | Unknown:
     """dx = (g − mean g − x̂ mean(g x̂)) / σ: an orthogonal projection, so E[dx²] = E[g²] − E[(mean g)²] − E[(mean g x̂)²]."""
-    t = multiply(grad, xhat)
+    t = multiply(grad, xhat) if product is None else product
     if isinstance(t, Unknown):
         return t
     gram = grad.gram
@@ -160,13 +160,17 @@ def batch_norm_backward(grad: Moments, x: Moments, w: Moments | None, rm: Moment
             return Unknown("the forward pass of this batch norm is not known"), None, None
         xhat = inverse.extra["normalised"]
         g = _affine(grad, w, None, [1], len(grad.dims))
-        dx = g if isinstance(g, Unknown) else _project(g, inverse)
+        t = multiply(grad, xhat)
+        gain = 1.0 if w is None else scalar_value(w)
+        product = scale(t, gain) if gain is not None and isinstance(t, Moments) else None
+        dx = g if isinstance(g, Unknown) else _project(g, inverse, product=product)
+        return dx if mask[0] else None, t if isinstance(t, Unknown) else total(t, rest), total(grad, rest) if mask[2] else None
     t = multiply(grad, xhat)
     dw = t if isinstance(t, Unknown) else total(t, rest)
     return dx if mask[0] else None, dw if mask[1] else None, total(grad, rest) if mask[2] else None
 
 
-def _project(grad: Moments, inverse: Moments, centre: bool = True) -> Moments | Unknown:
+def _project(grad: Moments, inverse: Moments, centre: bool = True, product: Moments | None = None) -> Moments | Unknown:
     """The backward of a normalisation, on the axes that it had."""
     from initio.core.algebra import broadcast
 
@@ -177,7 +181,7 @@ def _project(grad: Moments, inverse: Moments, centre: bool = True) -> Moments | 
     probe = Moments.gaussian(xhat.axes, xhat.dims, deviation, np.ones_like(xhat.gram), 0)
     g, h, s = broadcast(grad, xhat, probe)
     if g.axes == xhat.axes:
-        return normalise_backward(g, h, s.mean, over, centre)
+        return normalise_backward(g, h, s.mean, over, centre, product if product is not None and product.axes == g.axes else None)
     whole = [d for d in dims_over if all(i in over for i in xhat.span(d))]
     if len(whole) != len(dims_over):
         return Unknown("a cotangent whose axes cut across the normalised groups")

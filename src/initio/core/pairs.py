@@ -1,0 +1,176 @@
+"""Products f(u) g(v) of two correlated Gaussian fields, and sums of fields that are not Gaussian.
+
+Both are expansions in Hermite polynomials: of two variables for a product (its pair moments follow from Mehler's
+formula in two dimensions), of one for a sum, which becomes a polynomial of one new Gaussian field.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.polynomial.hermite_e import herme2poly, hermevander
+from scipy.special import ndtri
+
+from initio.core.axes import Array, Axis
+from initio.core.gaussian import expect2, stein
+from initio.core.moments import Factor, Field, Moments, contiguous, pair_values
+from initio.core.scalar import Scalar, affine, from_pieces
+
+__all__ = ["product_moments", "sum_factor"]
+
+ORDER = 5
+"""Highest total degree of the expansion of a product."""
+DEGREE = 5
+"""Degree of the polynomial that stands for a sum."""
+
+
+@lru_cache(maxsize=4)
+def _points(log2: int) -> Array:
+    """2^log2 points of N(0, I₂): an additive recurrence with its mirror images (Niederreiter 1992)."""
+    ratio = 1.3247179572447460  # the real root of x³ = x + 1
+    lattice = (0.5 + np.arange(1, 2 ** (log2 - 2) + 1)[:, None] * ratio ** -np.arange(1.0, 3.0)) % 1.0
+    z = ndtri(np.clip(lattice, 1e-12, 1 - 1e-12))
+    return np.concatenate([z, -z, z * [1, -1], z * [-1, 1]])
+
+
+def product_moments(f: Factor, g: Factor, cov: Array, axes: Sequence[Axis]) -> tuple[Array, Array]:
+    """E[f(u) g(v)] per kind and E[f(u_i) g(v_i) f(u_j) g(v_j)] per pair class, Cov(u_i, v_j) = cov.
+
+    Equal indices are integrated directly; different ones through the expansion to degree 5 in the correlations.
+    """
+    diag = tuple(a.diagonal for a in axes)
+    mf, mg = f.field.mean, g.field.mean
+    vf = np.maximum(f.field.gram[diag] - mf * mf, 0.0)
+    vg = np.maximum(g.field.gram[diag] - mg * mg, 0.0)
+    own = cov[diag]
+    mean = np.asarray(expect2(f.fn, g.fn, mf, vf, mg, vg, own))
+    squares = np.asarray(expect2(f.fn.times(f.fn), g.fn.times(g.fn), mf, vf, mg, vg, own))
+    tables, inverse = _tables(f.fn, g.fn, mf, vf, mg, vg, own)
+    first, second = _indices(axes, mf.shape)
+    (mu, mu2), (mv, mv2) = pair_values(axes, mf), pair_values(axes, mg)
+    swapped = cov[np.ix_(*[a.swap for a in axes])] if axes else cov
+    columns = [first, second, f.field.gram - mu * mu2, cov, swapped, g.field.gram - mv * mv2]
+    rows = np.stack([np.broadcast_to(c, cov.shape).ravel() for c in columns], axis=1)
+    size = np.abs(rows).max(axis=0, initial=0.0)
+    _, keep, back = np.unique(np.round(rows / np.where(size > 0, size, 1.0), 9), axis=0, return_index=True, return_inverse=True)
+    i, j = rows[keep, 0].astype(int), rows[keep, 1].astype(int)
+    r = inverse[i] @ rows[keep, 2:].reshape(-1, 2, 2) @ np.swapaxes(inverse[j], -1, -2)
+    gram = _mehler2(tables[i], tables[j], r)[back.ravel()].reshape(cov.shape)
+    gram[diag] = squares
+    return mean, gram
+
+
+def _indices(axes: Sequence[Axis], shape: tuple[int, ...]) -> tuple[Array, Array]:
+    flat = np.arange(math.prod(shape)).reshape(shape)
+    if not axes:
+        return flat, flat
+    return flat[np.ix_(*[a.first for a in axes])], flat[np.ix_(*[a.second for a in axes])]
+
+
+def _mehler2(left: Array, right: Array, r: Array) -> Array:
+    """Σ c_ij d_kl r₁₁^a r₁₂^(i−a) r₂₁^(k−a) r₂₂^(j−k+a) / (a! (i−a)! (k−a)! (j−k+a)!), i + j = k + l ≤ ORDER: Mehler's formula for two variables."""
+    powers = [[r[:, p, q] ** n / math.factorial(n) for n in range(ORDER + 1)] for p in (0, 1) for q in (0, 1)]
+    out = np.zeros(len(r))
+    for n in range(ORDER + 1):
+        for i in range(n + 1):
+            for k in range(n + 1):
+                weight = np.zeros(len(r))
+                for a in range(max(0, i + k - n), min(i, k) + 1):
+                    weight += powers[0][a] * powers[1][i - a] * powers[2][k - a] * powers[3][n - i - k + a]
+                out += left[:, i, n - i] * right[:, k, n - k] * weight
+    return out
+
+
+def _tables(f: Scalar, g: Scalar, mf: Array, vf: Array, mg: Array, vg: Array, own: Array) -> tuple[Array, Array]:
+    """E[f g He_i(e₁) He_j(e₂)] over whitened e, one table for each kind, and the whitening matrices."""
+    z = _points(13)
+    h = hermevander(z, ORDER)
+    tables: list[Array] = []
+    inverses: list[Array] = []
+    for mu, su, mv, sv, c in np.stack([a.ravel() for a in (mf, vf, mg, vg, own)], axis=1):
+        a = math.sqrt(su)
+        b = c / a if a else 0.0
+        d = math.sqrt(max(sv - b * b, 0.0))
+        value = f(mu + a * z[:, 0]) * g(mv + b * z[:, 0] + d * z[:, 1])
+        tables.append((value[:, None] * h[:, 0]).T @ h[:, 1] / len(z))
+        down = 1 / d if d > 1e-9 * math.sqrt(sv) else 0.0
+        inverses.append(np.array([[1 / a if a else 0.0, 0.0], [-b / a * down if a else 0.0, down]]))
+    return np.stack(tables), np.stack(inverses)
+
+
+# -- sums --------------------------------------------------------------------------------------------------------
+
+
+def sum_factor(x: Moments, y: Moments, a: float, b: float, mean: Array, gram: Array, sources: int) -> Factor | None:
+    """a X + b Y of independent X, Y as a polynomial of a Gaussian field with the same mean and gram; None where it is Gaussian anyway."""
+    if len(x.law) != 1 or len(y.law) != 1 or (x.law[0].fn.linear is not None and y.law[0].fn.linear is not None):
+        return None
+    axes = x.axes
+    qx, qy = _quantiles(x, a, 256), _quantiles(y, b, 256)
+    if qx is None or qy is None:
+        return None
+    total = np.sort((qx[:, None] + qy[None]).ravel())
+    spread = float(total.std())
+    if spread <= 1e-9 * max(abs(float(total.mean())), 1e-300):
+        return None
+    shape = _polynomial(total / spread)
+    if shape is None:
+        return None
+    diag = tuple(a_.diagonal for a_ in axes)
+    second = gram[diag]
+    target_var = np.maximum(second - mean * mean, 0.0)
+    # per kind: a standardised polynomial P with E P = p, Var P = 1, scaled through a Gaussian N(m, s) that gives the kind's mean and variance
+    scale = float(np.sqrt(np.average(target_var, weights=x.weights))) or 1.0
+    fn = shape.then(affine(scale, 0.0))
+    m, s = np.zeros_like(mean), np.ones_like(mean)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(24)
+    weights = weights / weights.sum()
+    for _ in range(12):
+        root = np.sqrt(s)
+        values = fn(m[..., None] + root[..., None] * nodes)
+        e1, e2 = values @ weights, (values * values) @ weights
+        d1 = (values * nodes) @ weights / root
+        v = np.maximum(e2 - e1 * e1, 1e-300)
+        s = np.clip(s * np.sqrt(np.maximum(target_var, 1e-300) / v), 1e-6, 1e6)
+        m = m + np.clip((mean - e1) / np.where(np.abs(d1) > 1e-12, d1, 1.0), -1.0, 1.0)
+    if not (np.allclose(e1, mean, rtol=1e-3, atol=1e-3 * scale) and np.allclose(v, target_var, rtol=1e-2)):
+        return None
+    mu, mv = pair_values(axes, m)
+    su, sv = pair_values(axes, s)
+    slope = np.asarray(stein(fn, m, s))
+    gu, gv = pair_values(axes, slope)
+    limit = np.sqrt(su * sv)
+    cov = np.clip((gram - np.multiply(*pair_values(axes, mean))) / (gu * gv), -limit, limit)
+    for _ in range(4):
+        got = np.asarray(expect2(fn, fn, mu, su, mv, sv, cov))
+        cov = np.clip(cov + (gram - got) / (gu * gv), -limit, limit)
+    cov[diag] = s
+    field = Field(Moments.gaussian(axes, x.dims, m, cov + mu * mv, sources).law[0].field.id, contiguous(axes), m, cov + mu * mv, sources)
+    return Factor(fn, field)
+
+
+def _quantiles(x: Moments, factor: float, count: int) -> Array | None:
+    """Equally likely values of factor · X, all kinds together."""
+    f = x.law[0]
+    diag = tuple(a.diagonal for a in x.axes)
+    var = float(np.average(f.field.gram[diag] - f.field.mean**2, weights=x.weights))
+    if var < 0:
+        return None
+    z = ndtri((np.arange(count) + 0.5) / count)
+    return np.asarray(factor * f.fn(float(np.average(f.field.mean, weights=x.weights)) + math.sqrt(var) * z))
+
+
+def _polynomial(ordered: Array) -> Scalar | None:
+    """The polynomial of a standard normal with the quantiles `ordered`, best in mean square, its variance kept."""
+    z = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
+    v = hermevander(z, DEGREE)
+    c = (v.T @ ordered) / len(ordered) / np.array([math.factorial(k) for k in range(DEGREE + 1)], dtype=float)
+    own = ordered.var()
+    made = sum(c[k] ** 2 * math.factorial(k) for k in range(1, DEGREE + 1))
+    c[1:] *= math.sqrt(own / made)
+    p = np.asarray(herme2poly(c), dtype=float)
+    return from_pieces("sum", (), (tuple(p.tolist()),), lambda t: np.polynomial.polynomial.polyval(t, p))
+
