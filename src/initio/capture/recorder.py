@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -337,6 +338,8 @@ class Values(TorchFunctionMode):
             elif data.is_meta and not owner.is_meta:
                 data = self.recorder.value(data)
             return func(owner, data)
+        if name in ("__setitem__", "__getitem__") and args[0].is_meta:
+            return func(args[0], _literal_index(args[1]), *args[2:], **kwargs)
         if name in ("numpy", "tolist", "__array__") and args[0].is_meta:
             return func(self.recorder.value(args[0]), *args[1:], **kwargs)
         return func(*args, **kwargs)
@@ -348,6 +351,13 @@ class Values(TorchFunctionMode):
                 return self.recorder.twin(tensor)
         finally:
             self.recorder.paused -= 1
+
+
+def _literal_index(index: Any) -> Any:
+    """An index with its lists and arrays as real tensors: made where the indexed tensor is, they would have no values."""
+    if isinstance(index, tuple):
+        return tuple(_literal_index(item) for item in index)
+    return torch.as_tensor(index) if isinstance(index, (list, np.ndarray)) else index
 
 
 def _listed(argument: Any) -> list[Tensor]:
