@@ -53,7 +53,7 @@ test: $(VENV)/.initio-dev ## tests and doctests
 	"$(BIN)/python" -m pytest -n $(JOBS)
 
 docs: $(VENV)/.initio-dev ## build the documentation
-	"$(BIN)/mkdocs" build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 "$(BIN)/mkdocs" build --strict --quiet
 
 check: lint types layers docs test ## every guard
 

@@ -1,0 +1,1 @@
+"""Plain data without torch: records, distributions, moments, findings, results."""

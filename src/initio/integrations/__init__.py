@@ -1,0 +1,1 @@
+"""Initio inside other people's tools and training loops."""

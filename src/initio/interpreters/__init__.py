@@ -1,0 +1,1 @@
+"""Readings of a record: propagation, sampling, comparison."""

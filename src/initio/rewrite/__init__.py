@@ -1,0 +1,1 @@
+"""Exact rewrites of modules and of source."""
