@@ -294,6 +294,22 @@ class Crashing(nn.Module):
         return self.inner(x)
 
 
+def test_autocast() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.net(x) @ x[:, :3].T
+
+    recorded = agree(Half(), (normal(2, 4, dtype="float32"),), tolerance=2e-2)
+    products = [n for n in recorded.nodes if n.op in ("aten.mm.default", "aten.addmm.default")]
+    assert products
+    assert {recorded.values[o].dtype for n in products for o in n.outputs if o is not None} == {"bfloat16"}
+
+
 def test_crash_in_forward_is_recorded() -> None:
     recorded = record(nn.Sequential(nn.Linear(4, 4), Crashing("shape")), (normal(2, 4, dtype="float32"),))
     crash = recorded.crash

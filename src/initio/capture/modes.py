@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from initio.capture.functions import FULL, LOWER, PLAIN
 from initio.capture.operators import decide_scalar
 from initio.capture.places import user_source
 from initio.capture.recording import Recorder, tensors_in
@@ -44,14 +45,32 @@ class Events(TorchFunctionMode):
         recorder = self.recorder
         name: str = getattr(func, "__name__", "")
         kwargs = kwargs or {}
-        if name in _PLAIN:
+        if name in PLAIN:
             return func(*args, **kwargs)
         special = _SPECIAL.get(func) if not recorder.memory.real else None
         if special is not None:
             return special(recorder, func, args, kwargs)
+        if name in LOWER or name in FULL:
+            args, kwargs = self._autocast(name, args, kwargs)
         if name in _INDEXING and not recorder.memory.real:
             return self._event(name, _index, (recorder, func, args, kwargs), {}, args)
         return self._event(name, func, args, kwargs, args)
+
+    def _autocast(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Casts that `torch.autocast` would make: it knows CPU and GPU tensors only, and ours are neither."""
+        device = next((d for d in ("cuda", "cpu") if torch.is_autocast_enabled(d)), None)
+        if device is None or self.recorder.memory.real or (name in FULL and device == "cpu"):
+            return args, kwargs
+        dtype = torch.get_autocast_dtype(device) if name in LOWER else torch.float32
+
+        def cast(item: Any) -> Any:
+            if isinstance(item, Tensor):
+                with torch._C.DisableTorchFunction():
+                    fits = item.dtype is dtype or not item.is_floating_point() or item.dtype is torch.float64
+                    return item if fits else item.to(dtype)
+            return type(item)(map(cast, item)) if type(item) in (tuple, list) else item
+
+        return tuple(map(cast, args)), {key: cast(item) for key, item in kwargs.items()}
 
     def _event(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shown: tuple[Any, ...]) -> Any:
         recorder = self.recorder
@@ -72,9 +91,6 @@ class Events(TorchFunctionMode):
 
 
 _INDEXING = {"__getitem__", "__setitem__"}
-_PLAIN = {"__get__", "__set__", "size", "stride", "dim", "numel", "is_floating_point", "is_complex", "storage_offset"}
-_PLAIN |= {"untyped_storage", "is_contiguous", "nelement", "element_size", "__len__", "__hash__", "_is_view", "get_device", "data_ptr"}
-"""Calls that read no contents: passed through as they are, since models make very many of them."""
 
 
 def _values_of(recorder: Recorder, tensor: Tensor) -> Tensor:
