@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from initio.capture.below import Values
 from initio.capture.births import Origins, births
 from initio.capture.laws import constant, describe_values
 from initio.capture.measured import measure
 from initio.capture.modules import Tree
-from initio.capture.recorder import Recorder, Values
+from initio.capture.recorder import Recorder
 from initio.capture.replay import UNINITIALISED, Read, Replay, TooLargeError, labels_of, pieces_of
 from initio.core.distribution import Distribution, Part
 from initio.core.record import Source
