@@ -1,17 +1,20 @@
 """Moments of the maximum over a window of exchangeable normals, and of an increasing function of it.
 
-X_i = m + W + σ Z_i with W ~ N(0, cov) common to the window and σ² = var − cov, so max X = m + W + σ T with T the maximum of n independent
-standard normals, whose density is n φ Φ^(n−1). A second window X′_i = m + W′ + σ Z′_i has Cov(W, W′) = `cross` and, where it lies at the same
-places (another sample or channel), corr(Z_i, Z′_i) = r = (aligned − cross)/σ². (T, T′) then has distribution function Φ₂(t, t′; r)^n.
+X_i = m + W + σ Z_i with W ~ N(0, cov) common to the window and σ² = var − cov, so max X = m + W + σ T with T the maximum of n
+independent standard normals, whose density is n φ Φ^(n−1). A second window X′_i = m + W′ + σ Z′_i has
+Cov(W, W′) = `cross` and, where it lies at the same places (another sample or channel), corr(Z_i, Z′_i) = r = (aligned − cross)/σ².
+(T, T′) then has distribution function Φ₂(t, t′; r)^n.
 """
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import special
 
 from initio.core import gaussian, piecewise, quadrature
@@ -19,7 +22,7 @@ from initio.core.scalar import IDENTITY, Scalar
 
 __all__ = ["max_moments", "max_pair", "same_argmax"]
 
-Array: TypeAlias = NDArray[np.float64]
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 
 def max_moments(mean: ArrayLike, var: ArrayLike, cov: ArrayLike, n: int, f: Scalar = IDENTITY) -> tuple[Array, Array]:
@@ -56,7 +59,7 @@ def max_pair(
     spread = np.sqrt(spread2)
     with np.errstate(divide="ignore", invalid="ignore"):
         r = np.clip(np.where(spread2 > 0, (d - b) / spread2, 0.0), -1.0, 1.0)
-    first, second = order_moments(n)
+    first, _ = order_moments(n)
     if f is IDENTITY:
         return ((m + spread * first) ** 2 + spread2 * _order_covariance(r, n) + b).reshape(shape)
     shifted, spread, common = _matched(m, spread, c, n)
@@ -100,7 +103,7 @@ def _order_rule(n: int) -> tuple[Array, Array]:
 
 
 def _log_density(t: Array, n: int) -> Array:
-    """log of the density of T relative to φ."""
+    """Log of the density of T relative to φ."""
     return np.log(n) + (n - 1) * special.log_ndtr(t)
 
 
@@ -119,7 +122,7 @@ def _expect_order(f: Scalar, mean: Array, spread: Array, common: Array, n: int) 
         near = (w / np.where(s > 0, s, 1.0))[:, None]
         breaks = np.concatenate([breaks + step * near for step in (-8, -3, 0, 3, 8)], axis=1)
 
-        def integrand(i: NDArray[np.intp], z: Array) -> Array:
+        def integrand(i: Array, z: Array) -> Array:
             values = gaussian.average(f, (m[i] + s[i] * z).ravel(), np.broadcast_to(w[i], z.shape).ravel())
             return values.reshape(z.shape) * np.exp(_log_density(z, n))
 
@@ -139,7 +142,7 @@ def _pair(f: Scalar, mean: float, spread: float, common: float, cross: float, r:
 
 @lru_cache(maxsize=256)
 def _smoothed(f: Scalar, spread: float, n: int) -> Scalar:
-    """x ↦ E f(x + spread T)."""
+    """X ↦ E f(x + spread T)."""
     if spread == 0:
         return f
 

@@ -4,28 +4,29 @@
 `DERIVATIVES[name]` is the derivative in the same form. At a kink the derivative takes the value that torch's backward takes.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
 from initio.core.scalar import IDENTITY, Scalar, affine, constant, from_pieces, power
 
 __all__ = ["DERIVATIVES", "FUNCTIONS", "function"]
 
-Array: TypeAlias = NDArray[np.float64]
+Array: TypeAlias = "np.ndarray[Any, Any]"
 Entry: TypeAlias = "Scalar | Callable[..., Scalar]"
 
 _WIDE = (-20.0, 20.0)  # beyond, functions that vary on a scale of 1 have saturated
 
 
-def _smooth(name: str, fn: Callable[[Array], Array], slope: Callable[[], Scalar], **flags: bool) -> Scalar:
+def _smooth(name: str, fn: Callable[[Array], Array], slope: Callable[[], Scalar], **flags: Any) -> Scalar:
     return Scalar(name, fn, (), _WIDE, slope=slope, **flags)
 
 
@@ -57,7 +58,7 @@ def rrelu(lower: float = 1 / 8, upper: float = 1 / 3) -> Scalar:
 
 
 @lru_cache(maxsize=1024)
-def clamp(min: float | None = None, max: float | None = None) -> Scalar:
+def clamp(min: float | None = None, max: float | None = None) -> Scalar:  # noqa: A002 (torch's names)
     """min(max(x, min), max)."""
     low, high = -math.inf if min is None else float(min), math.inf if max is None else float(max)
     if low >= high:
@@ -71,14 +72,22 @@ def clamp(min: float | None = None, max: float | None = None) -> Scalar:
     return from_pieces(name, tuple(kinks), tuple(pieces), lambda x: np.clip(x, low, high), increasing=True, odd=low == -high)
 
 
+def _clamp_min(min: float) -> Scalar:  # noqa: A002
+    return clamp(min, None)
+
+
+def _clamp_max(max: float) -> Scalar:  # noqa: A002
+    return clamp(None, max)
+
+
 def hardtanh(min_val: float = -1.0, max_val: float = 1.0) -> Scalar:
-    """x clamped to [min_val, max_val]."""
+    """X clamped to [min_val, max_val]."""
     return clamp(min_val, max_val)
 
 
 @lru_cache(maxsize=1024)
 def threshold(threshold: float, value: float) -> Scalar:
-    """x where x > threshold, else value."""
+    """X where x > threshold, else value."""
     t, v = float(threshold), float(value)
     return from_pieces(f"threshold({t:g}, {v:g})", (t,), ((v,), (0, 1)), lambda x: np.where(x > t, x, v), increasing=v <= t)
 
@@ -93,7 +102,7 @@ def softshrink(lambd: float = 0.5) -> Scalar:
 
 @lru_cache(maxsize=1024)
 def hardshrink(lambd: float = 0.5) -> Scalar:
-    """x where |x| > lambd, else 0."""
+    """X where |x| > lambd, else 0."""
     t = float(lambd)
     fn = lambda x: np.where(np.abs(x) > t, x, 0.0)  # noqa: E731
     return from_pieces(f"hardshrink({t:g})", (-t, t), ((0, 1), (0,), (0, 1)), fn, odd=True, increasing=True)
@@ -182,7 +191,7 @@ _D_GELU_TANH = _smooth("d gelu(tanh)", _gelu_tanh_slope, lambda: _gelu_tanh_prod
 
 
 def gelu(approximate: str = "none") -> Scalar:
-    """x Φ(x), or its tanh approximation (Hendrycks & Gimpel 2016)."""
+    """X Φ(x), or its tanh approximation (Hendrycks & Gimpel 2016)."""
     if approximate not in ("none", "tanh"):
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
     return _GELU if approximate == "none" else _GELU_TANH
@@ -212,7 +221,7 @@ def _cut(name: str, at: float, smooth: Scalar, above: float) -> Scalar:
 
 
 def _branch(name: str, negative: Scalar, scale: float, increasing: bool = True) -> Scalar:
-    """scale x for x > 0, `negative` below."""
+    """Scale x for x > 0, `negative` below."""
     fn = lambda x: np.where(x > 0, scale * x, negative.fn(np.minimum(x, 0.0)))  # noqa: E731
 
     def slope() -> Scalar:
@@ -229,7 +238,8 @@ def _join(name: str, below: Scalar, above: Scalar) -> Scalar:
 
     def slope() -> Scalar:
         left, right = below.derivative, above.derivative
-        assert left is not None and right is not None
+        assert left is not None
+        assert right is not None
         return _join(f"d {name}", left, right)
 
     return Scalar(name, fn, (0.0,), tuple(sorted({*_WIDE, *below.knots})), slope=slope)
@@ -237,7 +247,7 @@ def _join(name: str, below: Scalar, above: Scalar) -> Scalar:
 
 @lru_cache(maxsize=1024)
 def _exponential(amplitude: float, rate: float) -> Scalar:
-    """amplitude (exp(rate x) − 1), narrow feature of width 1/rate."""
+    """Amplitude (exp(rate x) − 1), narrow feature of width 1/rate."""
     knots = (-20.0 / rate, 20.0 / rate)
 
     def slope() -> Scalar:
@@ -255,7 +265,7 @@ def _exponential(amplitude: float, rate: float) -> Scalar:
 
 @lru_cache(maxsize=1024)
 def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Scalar:
-    """scale (x for x > 0, else alpha (exp(input_scale x) − 1)), as aten.elu."""
+    """Scale (x for x > 0, else alpha (exp(input_scale x) − 1)), as aten.elu."""
     name = f"elu({alpha:g})" if scale == input_scale == 1 else f"elu({alpha:g}, {scale:g}, {input_scale:g})"
     return _branch(name, _exponential(scale * alpha, input_scale), scale)
 
@@ -267,15 +277,15 @@ def selu() -> Scalar:
 
 @lru_cache(maxsize=1024)
 def celu(alpha: float = 1.0) -> Scalar:
-    """x for x > 0, else alpha (exp(x/alpha) − 1)."""
+    """X for x > 0, else alpha (exp(x/alpha) − 1)."""
     return _branch(f"celu({alpha:g})", _exponential(alpha, 1 / alpha), 1.0)
 
 
 def _softsign_slope(order: int) -> Scalar:
     """d^order/dx^order x/(1 + |x|) = ±order! (1 + |x|)^−(order+1)."""
     size = math.factorial(order)
-    sign = (lambda x: np.where(x > 0, (-1.0) ** (order - 1), 1.0)) if order > 1 else np.ones_like
-    fn = lambda x: size * sign(x) * (1 + np.abs(x)) ** (-1.0 - order)  # noqa: E731
+    right = (-1.0) ** (order - 1)
+    fn = lambda x: size * np.where(x > 0, right, 1.0) * (1 + np.abs(x)) ** (-1.0 - order)  # noqa: E731
     return Scalar(f"d^{order} softsign", fn, (0.0,), _WIDE, slope=lambda: _softsign_slope(order + 1), even=order % 2 == 1)
 
 
@@ -304,7 +314,7 @@ ASINH = _smooth("asinh", np.arcsinh, lambda: from_pieces("1+x²", (), ((1, 0, 1)
 FUNCTIONS: dict[str, Entry] = {
     "identity": IDENTITY, "relu": RELU, "step": STEP, "sign": SIGN, "sgn": SIGN, "abs": ABS, "relu6": clamp(0.0, 6.0),
     "leaky_relu": leaky_relu, "prelu": leaky_relu, "rrelu": rrelu, "clamp": clamp, "hardtanh": hardtanh,
-    "clamp_min": lambda min: clamp(min, None), "clamp_max": lambda max: clamp(None, max),
+    "clamp_min": _clamp_min, "clamp_max": _clamp_max,
     "threshold": threshold, "softshrink": softshrink, "hardshrink": hardshrink, "hardsigmoid": HARDSIGMOID, "hardswish": HARDSWISH,
     "sigmoid": SIGMOID, "tanh": TANH, "softplus": softplus, "logsigmoid": LOGSIGMOID, "log_sigmoid": LOGSIGMOID,
     "tanhshrink": TANHSHRINK, "silu": SILU, "mish": MISH, "gelu": gelu, "elu": elu, "selu": selu(), "celu": celu, "softsign": SOFTSIGN,

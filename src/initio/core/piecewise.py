@@ -5,21 +5,22 @@ break k_j, the change of the polynomial expanded about the break. What remains a
 T_i(h) = E[(Z − h)₊^i] and N_ab(h, k; ρ) = E[(X − h)₊^a (Y − k)₊^b], both by integration by parts.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from numpy.polynomial import polynomial as P
 from scipy import special
 
 __all__ = ["Pieces", "compose", "evaluate", "jump_slope", "moment", "normal_pdf", "orthant", "pair", "refine", "tail_moments"]
 
-Array: TypeAlias = NDArray[np.float64]
+Array: TypeAlias = "np.ndarray[Any, Any]"
 Pieces: TypeAlias = tuple[tuple[float, ...], ...]
 """Coefficients in ascending powers, one polynomial for each interval between consecutive breaks."""
 
@@ -262,7 +263,7 @@ def _jumps(breaks: tuple[float, ...], pieces: Pieces) -> list[tuple[float, ...]]
 
 
 def _add_shifted(base: Array, coefficients: tuple[float, ...], mean: Array, std: Array) -> None:
-    """base += coefficients of p(mean + std z) in powers of z."""
+    """Base += coefficients of p(mean + std z) in powers of z."""
     for j, c in enumerate(coefficients):
         if c == 0:
             continue

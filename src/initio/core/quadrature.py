@@ -1,19 +1,20 @@
 """Adaptive Gauss–Legendre quadrature against the normal density, for many integrals at once."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.polynomial import legendre
-from numpy.typing import NDArray
 from scipy import special
 
 __all__ = ["HERMITE_ORDER", "LIMIT", "UNDEFINED", "hermite_rule", "hermite_table", "integrate", "settled"]
 
-Array: TypeAlias = NDArray[np.float64]
-Integrand: TypeAlias = Callable[[NDArray[np.intp], Array], Array]
+Array: TypeAlias = "np.ndarray[Any, Any]"
+Integrand: TypeAlias = Callable[[Array, Array], Array]
 
 LIMIT = 14.0
 HERMITE_ORDER = 96
@@ -44,6 +45,7 @@ def integrate(fn: Integrand, breaks: Array, tolerance: float = 1e-13) -> tuple[A
     edges = np.sort(np.concatenate([np.broadcast_to(_EDGES, (entries, _EDGES.size)), inner], axis=1), axis=1)
     row, column = np.nonzero(edges[:, 1:] > edges[:, :-1])
     low, high = edges[row, column], edges[row, column + 1]
+    scale = np.zeros(entries)
     done = 0
     for level in range(_LEVELS):
         half = (high - low) / 2
@@ -62,8 +64,8 @@ def integrate(fn: Integrand, breaks: Array, tolerance: float = 1e-13) -> tuple[A
             noise = (np.abs(rule[:, 1]) + np.abs(rule[:, 2])) * half
             if level == 0:
                 scale = np.bincount(row, weight, entries)
-            limit = tolerance * scale[row]
-            good = settled(noise, weight, limit) | (half <= 1e-15 * np.abs(low)) | ~np.isfinite(weight) | (half < 1e-290)
+            limit = np.asarray(tolerance * scale[row])
+            good = settled(noise, weight, limit) | (half <= 1e-15 * np.abs(low)) | ~np.isfinite(weight + limit) | (half < 1e-290)
         done += row.size
         if done > _PANELS or level == _LEVELS - 1:
             lost = row[~good & (noise > 1e-8 * scale[row])]
@@ -80,7 +82,7 @@ def integrate(fn: Integrand, breaks: Array, tolerance: float = 1e-13) -> tuple[A
     return total, size
 
 
-def settled(noise: Array, weight: Array, limit: Array) -> NDArray[np.bool_]:
+def settled(noise: Array, weight: Array, limit: Array) -> Array:
     """Whether coefficients of size `noise` out of `weight`, assumed to decay geometrically on to twice their degree, end below `limit`."""
     return (noise <= limit) | ((noise <= 0.01 * weight) & (noise * (noise / np.where(weight > 0, weight, 1.0)) <= limit))
 

@@ -1,22 +1,23 @@
 """Functions R → R of one variable, with what an integrator must know of them, closed under +, × and composition."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.polynomial import polynomial as P
-from numpy.typing import NDArray
 
 from initio.core import piecewise
 from initio.core.piecewise import Pieces
 
 __all__ = ["IDENTITY", "Scalar", "affine", "constant", "power"]
 
-Array: TypeAlias = NDArray[np.float64]
+Array: TypeAlias = "np.ndarray[Any, Any]"
 Waves: TypeAlias = tuple[tuple[complex, complex], ...]
 
 _DEGREE = 12  # a polynomial of higher degree is integrated by quadrature
@@ -50,6 +51,7 @@ class Scalar:
     increasing: bool = False
 
     def __call__(self, x: Array | float) -> Array:
+        """f(x), NaN where undefined."""
         with np.errstate(all="ignore"):
             return self.fn(np.asarray(x, dtype=np.float64))
 
@@ -61,11 +63,11 @@ class Scalar:
         return _then(self, outer)
 
     def times(self, other: Scalar) -> Scalar:
-        """x ↦ self(x) other(x)."""
+        """X ↦ self(x) other(x)."""
         return _times(self, other)
 
     def plus(self, other: Scalar, a: float = 1.0, b: float = 1.0) -> Scalar:
-        """x ↦ a self(x) + b other(x)."""
+        """X ↦ a self(x) + b other(x)."""
         return _plus(self, other, float(a), float(b))
 
     @property
@@ -110,7 +112,7 @@ def _trim(piece: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def from_pieces(
-    name: str, kinks: tuple[float, ...], pieces: Pieces, fn: Callable[[Array], Array] | None = None, **flags: bool
+    name: str, kinks: tuple[float, ...], pieces: Pieces, fn: Callable[[Array], Array] | None = None, **flags: Any
 ) -> Scalar:
     """A piecewise polynomial; `fn` may give its value at the breaks and a faster evaluation."""
     kinks = tuple(float(k) for k in kinks)
@@ -133,7 +135,7 @@ IDENTITY = from_pieces("x", (), ((0.0, 1.0),), lambda x: x)
 
 @lru_cache(maxsize=4096)
 def affine(a: float, b: float = 0.0) -> Scalar:
-    """x ↦ a x + b."""
+    """X ↦ a x + b."""
     a, b = float(a), float(b)
     if a == 1 and b == 0:
         return IDENTITY
@@ -142,24 +144,26 @@ def affine(a: float, b: float = 0.0) -> Scalar:
 
 @lru_cache(maxsize=4096)
 def constant(c: float) -> Scalar:
-    """x ↦ c."""
+    """X ↦ c."""
     c = float(c)
     return from_pieces(f"{c:.12g}", (), ((c,),), lambda x: np.full_like(x, c))
 
 
 @lru_cache(maxsize=1024)
 def power(p: float) -> Scalar:
-    """x ↦ x^p, as torch.pow: NaN for x < 0 unless p is a whole number."""
+    """X ↦ x^p, as torch.pow: NaN for x < 0 unless p is a whole number."""
     p = float(p)
     if p == 0:
         return constant(1.0)
     if p == 1:
         return IDENTITY
     whole = p.is_integer()
-    flags = {"odd": whole and p % 2 == 1, "even": whole and p % 2 == 0, "increasing": p > 0 and (not whole or p % 2 == 1)}
+    odd, even = whole and p % 2 == 1, whole and p % 2 == 0
+    flags: dict[str, Any] = {"odd": odd, "even": even, "increasing": p > 0 and not even}
     if whole and 0 < p <= _DEGREE:
         return from_pieces(f"x^{p:g}", (), ((0.0,) * int(p) + (1.0,),), lambda x: x ** int(p), **flags)
-    return Scalar(f"x^{p:g}", lambda x: np.power(x, p), (0.0,), poles=(0.0,), slope=lambda: power(p - 1).plus(constant(0.0), p, 1.0), **flags)
+    slope = lambda: power(p - 1).then(affine(p))  # noqa: E731
+    return Scalar(f"x^{p:g}", lambda x: np.power(x, p), (0.0,), poles=(0.0,), slope=slope, **flags)
 
 
 @lru_cache(maxsize=8192)
@@ -170,7 +174,7 @@ def _then(inner: Scalar, outer: Scalar) -> Scalar:
         return outer
     f, g = inner.fn, outer.fn
     name = f"{outer.name}∘{inner.name}"
-    flags = {
+    flags: dict[str, Any] = {
         "odd": inner.odd and outer.odd,
         "even": inner.even or (inner.odd and outer.even),
         "homogeneous": inner.homogeneous and outer.homogeneous,
@@ -206,7 +210,10 @@ def _times(left: Scalar, right: Scalar) -> Scalar:
             return other.then(affine(one.linear[1])) if one.linear[1] != 1 else other
     f, g = left.fn, right.fn
     name = f"({left.name})*({right.name})"
-    flags = {"odd": (left.odd and right.even) or (left.even and right.odd), "even": (left.odd and right.odd) or (left.even and right.even)}
+    flags: dict[str, Any] = {
+        "odd": (left.odd and right.even) or (left.even and right.odd),
+        "even": (left.odd and right.odd) or (left.even and right.even),
+    }
 
     def fn(x: Array) -> Array:
         return f(x) * g(x)
@@ -214,21 +221,22 @@ def _times(left: Scalar, right: Scalar) -> Scalar:
     joint = _aligned(left, right)
     if joint is not None and _degree(left) + _degree(right) <= _DEGREE:
         kinks, one, two = joint
-        return from_pieces(name, kinks, tuple(tuple(P.polymul(p, q)) for p, q in zip(one, two, strict=True)), fn, **flags)
+        return from_pieces(name, kinks, tuple(_floats(P.polymul(p, q)) for p, q in zip(one, two, strict=True)), fn, **flags)
     slope = None
     if left.differentiable and right.differentiable:
         slope = lambda: _slope(left).times(right).plus(left.times(_slope(right)))  # noqa: E731
     waves = None
     if left.waves is not None and right.waves is not None and len(left.waves) * len(right.waves) <= 32:
         waves = _collect(tuple((c * d, x + y) for c, x in left.waves for d, y in right.waves))
-    return Scalar(name, fn, _union(left.kinks, right.kinks), _union(left.knots, right.knots), _union(left.poles, right.poles), None, waves, slope, **flags)
+    marks = (_union(left.kinks, right.kinks), _union(left.knots, right.knots), _union(left.poles, right.poles))
+    return Scalar(name, fn, *marks, None, waves, slope, **flags)
 
 
 @lru_cache(maxsize=8192)
 def _plus(left: Scalar, right: Scalar, a: float, b: float) -> Scalar:
     f, g = left.fn, right.fn
     name = f"({a:.12g}*{left.name}{b:+.12g}*{right.name})"
-    flags = {
+    flags: dict[str, Any] = {
         "odd": left.odd and right.odd,
         "even": left.even and right.even,
         "homogeneous": left.homogeneous and right.homogeneous,
@@ -241,7 +249,7 @@ def _plus(left: Scalar, right: Scalar, a: float, b: float) -> Scalar:
     joint = _aligned(left, right)
     if joint is not None:
         kinks, one, two = joint
-        pieces = tuple(tuple(P.polyadd(a * np.asarray(p), b * np.asarray(q))) for p, q in zip(one, two, strict=True))
+        pieces = tuple(_floats(P.polyadd(a * np.asarray(p), b * np.asarray(q))) for p, q in zip(one, two, strict=True))
         return from_pieces(name, kinks, pieces, fn, **flags)
     slope = None
     if left.differentiable and right.differentiable:
@@ -249,13 +257,14 @@ def _plus(left: Scalar, right: Scalar, a: float, b: float) -> Scalar:
     waves = None
     if left.waves is not None and right.waves is not None:
         waves = _collect((*((a * c, x) for c, x in left.waves), *((b * c, x) for c, x in right.waves)))
-    return Scalar(name, fn, _union(left.kinks, right.kinks), _union(left.knots, right.knots), _union(left.poles, right.poles), None, waves, slope, **flags)
+    marks = (_union(left.kinks, right.kinks), _union(left.knots, right.knots), _union(left.poles, right.poles))
+    return Scalar(name, fn, *marks, None, waves, slope, **flags)
 
 
 @lru_cache(maxsize=8192)
 def _derivative(f: Scalar) -> Scalar | None:
     if f.pieces is not None:
-        pieces = tuple(tuple(P.polyder(p)) if len(p) > 1 else (0.0,) for p in f.pieces)
+        pieces = tuple(_floats(P.polyder(p)) if len(p) > 1 else (0.0,) for p in f.pieces)
         return from_pieces(f"d {f.name}", f.kinks, pieces, odd=f.even, even=f.odd)
     return None if f.slope is None else f.slope()
 
@@ -300,6 +309,10 @@ def _preimages(inner: Scalar, levels: tuple[float, ...]) -> set[float]:
             low, high = np.where(same, middle, low), np.where(same, high, middle)
         out.update(float(x) for x in (low + high) / 2)
     return out
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    return tuple(float(v) for v in values)
 
 
 def _union(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:

@@ -1,22 +1,25 @@
 """Moments of softmax weights of independent normal logits, exact for any spread and length.
 
 S^−n = ∫ t^(n−1) e^(−tS) dt / Γ(n) for the sum S = Σ e^x_j over T logits; with t = e^y, x ~ N(0, s) and w = e^(x + y) this gives
-E[p₁^a p₂^b] = ∫ E[w^a e^−w] E[w^b e^−w] E[e^−w]^(T−2) dy / Γ(a + b), and for two copies of the logits E[p₁ p₁′] = ∫∫ E[w e^−w w′ e^−w′] E[e^(−w−w′)]^(T−1) dy dy′. The integrands are analytic and decay
-double-exponentially, so the trapezoidal rule with the steps below is good to about 1e-8 (checked: ∫ E[w e^−w] E[e^−w]^(T−1) dy = 1/T).
+E[p₁^a p₂^b] = ∫ E[w^a e^−w] E[w^b e^−w] E[e^−w]^(T−2) dy / Γ(a + b), and for two copies of the logits
+E[p₁ p₁′] = ∫∫ E[w e^−w w′ e^−w′] E[e^(−w−w′)]^(T−1) dy dy′. The integrands are analytic and decay
+double-exponentially, so the trapezoidal rule with the steps below is good to about 1e-8 (it gives E[p] = 1/T to that).
 """
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 __all__ = ["softmax_moment", "softmax_moments", "softmax_pair"]
 
-Array: TypeAlias = NDArray[np.float64]
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _STEP = 0.25  # of y: the error of the rule is about exp(−π²/step)
 _REACH = 8.5  # standard deviations
@@ -26,7 +29,8 @@ _BELOW_ONE = 1 - 1e-16
 def softmax_moments(var: ArrayLike, length: ArrayLike) -> Array:
     """E[p²] of a softmax over `length` entries whose logits vary independently with variance `var` over the entries.
 
-    What is common to all entries cancels. E[p] = 1/length and, the weights adding up to 1, E[p_i p_j] = (1 − length E[p²]) / (length (length − 1)).
+    What is common to all entries cancels. E[p] = 1/length and, the weights adding up to 1,
+    E[p_i p_j] = (1 − length E[p²]) / (length (length − 1)).
     """
     s, n = np.broadcast_arrays(np.asarray(var, float), np.asarray(length, float))
     return np.array([softmax_moment(float(a), int(b), 2) for a, b in zip(s.ravel(), n.ravel(), strict=True)]).reshape(s.shape)
