@@ -324,7 +324,7 @@ def test_crash_in_forward_is_recorded() -> None:
 def test_crash_in_backward_is_recorded() -> None:
     crash = record(Crashing("backward"), (normal(2, 3, dtype="float32"),)).crash
     assert crash is not None
-    assert crash.phase == "backward"
+    assert (crash.phase, crash.op) == ("backward", None)
     assert "inplace operation" in crash.message
 
 

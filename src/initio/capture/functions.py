@@ -7,7 +7,7 @@ __all__ = ["FULL", "LOWER", "PLAIN"]
 PLAIN = {
     "__get__", "__set__", "size", "stride", "dim", "numel", "is_floating_point", "is_complex", "storage_offset",
     "untyped_storage", "is_contiguous", "nelement", "element_size", "__len__", "__hash__", "_is_view", "get_device",
-    "data_ptr", "ndimension",
+    "data_ptr", "ndimension", "backward",
 }  # fmt: skip
 """Calls that read no contents: passed through as they are, since models make very many of them."""
 
