@@ -44,7 +44,7 @@ def _averages(gram: Array, axes: Sequence[Axis], over: Sequence[int]) -> tuple[A
 
 
 def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) -> tuple[Moments, Array]:
-    """x̂ = (x − mean) / √(mean square + eps) over the axis positions `over`; and the deviation, by kind of the other axes."""
+    """x̂ = (x − mean) / σ, σ = √(mean square + eps) over the axis positions `over`; and E[1/σ²]^(−1/2), which the backward pass divides by."""
     gram, mean = x.gram, x.mean
     if centre:
         first, second, both = _averages(gram, x.axes, over)
@@ -59,7 +59,19 @@ def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) 
     deviation = np.sqrt(np.maximum(square, 0.0) + eps)
     u, v = pair_values(x.axes, deviation)
     made = Moments.gaussian(x.axes, x.dims, mean / deviation, gram / (u * v), x.sources, odd=x.odd, claim=worst(x.claim, "rule"))
-    return made, deviation
+    return made, deviation / np.sqrt(_inverse_excess(gram, x.axes, over, eps))
+
+
+def _inverse_excess(gram: Array, axes: Sequence[Axis], over: Sequence[int], eps: float) -> Array:
+    """E[1/s] E[s] of the mean square s, by kind: s is nearly a Gamma variable with Var s = 2 · mean of the squared covariances (Isserlis)."""
+    index = tuple(slice(None) if i in over else a.diagonal for i, a in enumerate(axes))
+    squared, mean = gram[index] ** 2, gram[tuple(a.diagonal for a in axes)]
+    for i in over:
+        p = axes[i].pairs / axes[i].pairs.sum()
+        squared = np.expand_dims(np.tensordot(squared, p, axes=([i], [0])), i)
+        mean = np.expand_dims(np.tensordot(mean, axes[i].counts / axes[i].size, axes=([i], [0])), i)
+    spread = np.clip(2.0 * squared / np.maximum(mean + eps, 1e-300) ** 2, 0.0, 0.5)
+    return np.broadcast_to(1.0 / (1.0 - spread), [a.K for a in axes])
 
 
 def normalise_backward(grad: Moments, xhat: Moments, deviation: Array, over: Sequence[int], centre: bool = True, product: Moments | None = None) -> Moments | Unknown:
