@@ -75,6 +75,7 @@ class Literals(nn.Module):
         assert i.tolist() == [0, 0, 1]
         assert float(k.sum()) == 21.0
         assert i.numpy().sum() == 1
+        assert f"{i[2]}" == "1"
         mask = torch.arange(6, device=x.device) > 2
         if mask.any():
             z = z * k

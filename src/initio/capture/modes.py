@@ -112,6 +112,13 @@ def _direct(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
         return func(values, *args[1:], **kwargs)
 
 
+def _format(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A number in an f-string: often a key that the model builds."""
+    with recorder.quiet():
+        single = args[0].dim() == 0
+    return _direct(recorder, func, args, kwargs) if single else func(*args, **kwargs)
+
+
 def _literal(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`torch.tensor(literal, device="meta")` would lose the literal."""
     if args and isinstance(args[0], Tensor):
@@ -150,6 +157,7 @@ _SPECIAL: dict[Any, Callable[..., Any]] = {
     Tensor.tolist: _direct,
     Tensor.numpy: _direct,
     Tensor.__array__: _direct,
+    Tensor.__format__: _format,
     torch.tensor: _literal,
     torch.as_tensor: _literal,
     torch.asarray: _literal,
