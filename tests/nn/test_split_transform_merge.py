@@ -153,6 +153,24 @@ def test_two_derivatives(after, route):
     assert torch.autograd.gradgradcheck(f, (x, *layer.parameters()), fast_mode=True)
 
 
+@pytest.mark.parametrize("after", AFTER)
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_function_transforms(after, route):
+    """torch.func: a gradient, and one for each image of a batch."""
+    layer = SplitTransformMerge(3, 4, 2, 2, activation_after=after, dtype=torch.float64)
+    parameters, x = dict(layer.named_parameters()), torch.randn(3, 3, 5, 5, dtype=torch.float64)
+
+    def loss(parameters, x):
+        return torch.func.functional_call(layer, parameters, x).square().sum()
+
+    expected = torch.autograd.grad(layer(x).square().sum(), list(parameters.values()))
+    whole = torch.func.grad(loss)(parameters, x)
+    single = torch.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    for name, value in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(whole[name], value)
+        torch.testing.assert_close(single[name].sum(0), value)
+
+
 def test_only_what_needs_a_gradient_gets_one(route):
     layer = SplitTransformMerge(4, 4, 2, 2, activation_after="path")
     layer.requires_grad_(False)

@@ -56,6 +56,11 @@ def _merge_paths_backward(dy: Tensor, h2: Tensor, w3: Tensor, b3: Tensor | None)
     return per_path.merge_backward(dy, h2, w3, b3)
 
 
+def transformed() -> bool:
+    """Whether a transform of `torch.func` is active: registered operators know no such transforms, torch operations do."""
+    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]  # torch has no public question
+
+
 def differentiable(
     x: Tensor,
     w1: Tensor,

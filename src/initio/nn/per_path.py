@@ -58,11 +58,17 @@ def merge_backward(dy: Tensor, h: Tensor, w3: Tensor, b3: Tensor | None) -> tupl
 class PathMerge(torch.autograd.Function):
     """`merge` with `merge_backward`, twice differentiable."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, h: Tensor, w3: Tensor, b3: Tensor | None) -> Tensor:
-        """Saves h and the weights, nothing of size paths x out_channels."""
-        ctx.save_for_backward(h, w3, b3)
+    def forward(h: Tensor, w3: Tensor, b3: Tensor | None) -> Tensor:
+        """See `merge`."""
         return merge(h, w3, b3)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        """Saves h and the weights, nothing of size paths x out_channels."""
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -165,6 +165,8 @@ class SplitTransformMerge(nn.Module):
         device, after, weight = x.device.type, self.activation_after or "none", self.reduce_weight
         rest = self.reduce_bias, self.transform_weight, self.transform_bias, self.merge_weight, self.merge_bias
         geometry = list(self.stride), list(self.padding), list(self.dilation)
+        if ops.transformed():
+            return ops.differentiable(x, weight, *rest, *geometry, after)
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             if device != "cpu":
                 return ops.differentiable(x, weight, *rest, *geometry, after)
