@@ -261,7 +261,7 @@ def _mehler(f: Scalar, g: Scalar, mean_u: Array, std_u: Array, mean_v: Array, st
 
 
 def _kinked(f: Scalar, g: Scalar, mean_u: Array, std_u: Array, mean_v: Array, std_v: Array, rho: Array) -> Rows2:
-    """Mehler's expansion of functions with kinks, their coefficients integrated by panels; done where |ρ|^K leaves a remainder below 1e-11."""
+    """Mehler's expansion of functions with kinks, coefficients integrated by panels; done where |ρ|^K leaves less than 1e-11."""
     out, done = np.zeros_like(rho), np.zeros(rho.shape, bool)
     order = quadrature.HERMITE_ORDER + 1
     rows = np.flatnonzero(np.abs(rho) ** order < 1e-11)

@@ -211,7 +211,7 @@ def _conditional(at: Array, k: Array | None, rho: Array, spread: Array, count: i
     for b, value in enumerate(tail_moments(finite, count)):
         out.append(np.where(np.abs(scaled) < _FAR, spread**b * value, np.maximum(gap, 0.0) ** b * (gap > 0)))
     # far to the right of the break the recursion for b ≥ 2 loses the spread: E[(gap + τZ)^b] there
-    for b in range(2, count):
+    for b in range(2, count if np.any(scaled < -_ACTIVE) else 2):
         full = sum(math.comb(b, 2 * j) * math.prod(range(1, 2 * j, 2)) * gap ** (b - 2 * j) * spread ** (2 * j) for j in range(b // 2 + 1))
         out[b] = np.where(scaled < -_ACTIVE, full, out[b])
     return out
