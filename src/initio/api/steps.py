@@ -55,8 +55,8 @@ def analyze(model_or_factory: Any, inputs: Any, *, loss: Loss = None, train: boo
         raise InitioError("a step that can be recorded", str(error), where="record") from error
     _matching(record)
     propagate = importlib.import_module("initio.interpreters.propagate")
-    summaries = {value: _summary(moments) for value, moments in propagate.propagate(record).items()}
-    return Analysis.build(record, summaries, tree=tree)
+    moments = propagate.propagate(record)
+    return Analysis.build(record, {value: _summary(m) for value, m in moments.items()}, tree=tree, waiting=propagate.waiting(record, moments))
 
 
 def _matching(record: Record) -> None:

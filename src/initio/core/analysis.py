@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from initio.core.distribution import Distribution
+from initio.core.paths import Fork, forks
 from initio.core.plain import dumps
 from initio.core.record import Parameter, Record, Source
 from initio.core.tree import ModuleTree
@@ -102,7 +103,9 @@ class ParameterResult:
     """A parameter or buffer (a tied one once, under all its `names`): its initial distribution and its gradient.
 
     `origin` is "drawn" where the construction was recorded, "values" where a built module was described. `grad_claim` is
-    "none" where the backward pass does not reach it; `grad_rms` is then NaN.
+    "none" where the backward pass does not reach it; `grad_rms` is then NaN. `gradient` tells how it stands with the gradient:
+    "alive", "waiting" (exactly zero now, alive after one step, because a zero weight lies on its way), "zero" (exactly zero in
+    distribution), "unreachable" (no path from the output), "unknown", "none" (a buffer, or frozen).
     """
 
     name: str
@@ -120,6 +123,23 @@ class ParameterResult:
     buffer: bool
     origin: str
     source: Source | None = None
+    gradient: str = "none"
+
+    @property
+    def ratio(self) -> float:
+        """Gradient rms over weight rms: the first SGD step relative to the weight, for a learning rate of 1 (inf: the weight is 0)."""
+        return _over(self.grad_rms, self.rms)
+
+    @property
+    def adam_step(self) -> float:
+        """The first Adam step relative to the weight, for a learning rate of 1: its update is g / |g| (Kingma & Ba 2015, alg. 1 at t = 1)."""
+        return _over(0.0 if self.grad_rms == 0 else 1.0, self.rms) if math.isfinite(self.grad_rms) else NAN
+
+
+def _over(top: float, bottom: float) -> float:
+    if math.isnan(top) or math.isnan(bottom):
+        return NAN
+    return top / bottom if bottom else (0.0 if top == 0 else math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +196,23 @@ class Analysis:
     summary: Mapping[int, Summary] = field(repr=False)
     tree: ModuleTree = field(default_factory=ModuleTree, repr=False)
     notes: tuple[str, ...] = ()
+    waiting: frozenset[str] = field(default=frozenset(), repr=False)
 
     @classmethod
     def build(
-        cls, record: Record, summary: Mapping[int, Summary], notes: tuple[str, ...] = (), *, tree: ModuleTree | None = None
-    ) -> Analysis:
-        """Join a record with the summaries of its values; a floating value without one counts as unknown."""
-        return cls(record, summary, tree or ModuleTree(), (*record.notes, *notes))
+        cls, record: Record, summary: Mapping[int, Summary], notes: tuple[str, ...] = (), *, tree: ModuleTree | None = None,
+        waiting: Iterable[str] = (),
+    ) -> Analysis:  # fmt: skip
+        """Join a record with the summaries of its values; a floating value without one counts as unknown.
+
+        `waiting` names the parameters whose gradient is zero only until the zero weights on their way have moved.
+        """
+        return cls(record, summary, tree or ModuleTree(), (*record.notes, *notes), frozenset(waiting))
+
+    @cached_property
+    def paths(self) -> tuple[Fork, ...]:
+        """The gain of each block and how its gradient divides over skip and branches, from the input to the output."""
+        return forks(self.record, lambda value: self.of(value).second)
 
     def of(self, value: int) -> Summary:
         """The summary of a value of the record."""
@@ -227,7 +257,19 @@ class Analysis:
             parameter.name, parameter.names, law, self.record.values[parameter.value].shape,
             law.mean, math.sqrt(max(law.second, 0.0)), law.std, "simulated" if law.family == "program" else "exact",
             gradient.rms, gradient.claim, gradient.reason, parameter.trainable, parameter.buffer, parameter.origin, parameter.source,
+            self._standing(parameter, gradient),
         )  # fmt: skip
+
+    def _standing(self, parameter: Parameter, gradient: Summary) -> str:
+        if parameter.buffer or not parameter.trainable:
+            return "none"
+        if parameter.gradient is None:
+            return "unreachable"
+        if gradient.claim == "unknown":
+            return "unknown"
+        if gradient.second > 0:
+            return "alive"
+        return "waiting" if parameter.name in self.waiting else "zero"
 
     @cached_property
     def nodes(self) -> tuple[NodeResult, ...]:
@@ -263,6 +305,7 @@ class Analysis:
             "parameters": {name: _parameter(result) for name, result in self.parameters.items()},
             "nodes": [_node(node) for node in self.nodes],
             "unknown": [_node(node) for node in self.unknown],
+            "paths": self.paths,
             "claims": self.claims,
             "crash": record.crash,
             "notes": self.notes,
@@ -308,7 +351,7 @@ def _module(result: ModuleResult) -> dict[str, Any]:
 
 def _parameter(result: ParameterResult) -> dict[str, Any]:
     law = result.distribution
-    return {**_entries(result), "distribution": {"family": law.family, "parameters": law.parameters, "text": str(law)}}
+    return {**_entries(result), "ratio": result.ratio, "adam_step": result.adam_step, "distribution": {"family": law.family, "parameters": law.parameters, "text": str(law)}}
 
 
 def _node(result: NodeResult) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from initio.core.record import Node, Record, Ref
 from initio.rules import load
 from initio.rules.table import TOLERANT, Context, find, running
 
-__all__ = ["propagate"]
+__all__ = ["from_distribution", "propagate", "waiting"]
 
 
 def propagate(record: Record) -> dict[int, Moments | Unknown]:
@@ -37,6 +38,31 @@ def propagate(record: Record) -> dict[int, Moments | Unknown]:
             continue
         _step(node, record, values, uses)
     return values
+
+
+def waiting(record: Record, values: Mapping[int, Moments | Unknown]) -> tuple[str, ...]:
+    """Parameters whose gradient is exactly zero now and alive after one step.
+
+    Their way leads through weights that are exactly zero but receive a gradient themselves; with those weights moved a little
+    (variance 1e-6), a second propagation shows whether a gradient arrives.
+    """
+
+    def second(value: int | None) -> float:
+        got = values.get(value) if value is not None else None
+        return got.total_second if isinstance(got, Moments) else -1.0
+
+    dead = [p for p in record.parameters if p.trainable and not p.buffer and second(p.gradient) == 0.0]
+    moving = {p.name for p in record.parameters if p.trainable and p.distribution.zero and second(p.gradient) > 0.0}
+    if not dead or not moving:
+        return ()
+    moved = Distribution("normal", {"mean": 0.0, "std": 1e-3})
+    after = propagate(replace(record, parameters=tuple(replace(p, distribution=moved) if p.name in moving else p for p in record.parameters)))
+    found: list[str] = []
+    for p in dead:
+        got = after.get(p.gradient) if p.gradient is not None else None
+        if isinstance(got, Moments) and got.total_second > 0.0:
+            found.append(p.name)
+    return tuple(found)
 
 
 def _step(node: Node, record: Record, values: dict[int, Moments | Unknown], uses: dict[int, Any]) -> None:
