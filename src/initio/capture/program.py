@@ -405,7 +405,7 @@ class _Run:
     def _finish(self) -> Record:
         tape = self.tape
         self.step.assumed = any("was assumed" in note or "depends on random values" in note for note in tape.notes)
-        value = self.recorder.memory
+        memory = self.recorder.memory
         parameters: list[Parameter] = []
         for parameter, tensor in self.parameters:
             gradient = tensor.grad
@@ -415,7 +415,6 @@ class _Run:
         inputs = [
             item if tensor.grad is None else dataclasses.replace(item, gradient=tape.value(tensor.grad)) for item, tensor in self.inputs
         ]
-        del value
         if loose := self.tree.loose:
             where = f"{len(loose)} modules (first: {loose[0]}) are reached through plain attributes, lists or dictionaries only"
             tape.note(f"{where}: optimisers and state_dict do not see them")
@@ -433,6 +432,7 @@ class _Run:
             self.crash,
             tuple(tape.notes),
             modules,
+            tuple(memory.sizes),
         )
 
 

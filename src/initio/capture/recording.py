@@ -88,7 +88,7 @@ class Recorder:
             context = (
                 Context("backward", function=name, event=self.counter)
                 if born is None
-                else Context("backward", born.module, born.call, born.source, self.counter, name)
+                else Context("backward", born.module, born.call, born.source, self.counter, name, born.event)
             )
             self.counter += 1
             self._backward_events[number] = context

@@ -73,7 +73,7 @@ class Memory:
 
     def __init__(self, real: bool = False) -> None:
         self.real = real
-        self.count = 0
+        self.sizes: list[int] = []
         self.adopted: list[Any] = []
 
     def cell(self, tensor: Tensor) -> Cell:
@@ -81,8 +81,8 @@ class Memory:
         storage = tensor.untyped_storage()
         cell: Cell | None = getattr(storage, "_initio", None)
         if cell is None or cell.run is not self:
-            cell = Cell(self, self.count, geometry(tensor))
-            self.count += 1
+            cell = Cell(self, len(self.sizes), geometry(tensor))
+            self.sizes.append(storage.nbytes())
             storage._initio = cell  # pyright: ignore[reportAttributeAccessIssue]
         return cell
 

@@ -42,6 +42,7 @@ class Context:
     source: Source | None = None
     event: int = -1
     function: str = ""
+    origin: int = -1
 
 
 @dataclass(slots=True)
@@ -211,8 +212,9 @@ class Tape:
         """Append a node in the current context."""
         c = self.context()
         node = Node(
-            len(self.nodes), op, args, kwargs, tuple(outputs), c.phase, c.module, c.call, c.source, c.event, c.function, constant, mutates
-        )
+            len(self.nodes), op, args, kwargs, tuple(outputs),
+            c.phase, c.module, c.call, c.source, c.event, c.function, constant, mutates, c.origin,
+        )  # fmt: skip
         self.nodes.append(node)
 
 

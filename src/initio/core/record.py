@@ -72,7 +72,8 @@ class Node:
 
     `op` is the overload's full name (`aten.mm.default`); in-place and `out=` variants keep their own
     name (`aten.add_.Tensor`) and set `mutates` to the values that they overwrite. `event` groups the
-    nodes of one torch-level call, named by `function` (`linear`, `scaled_dot_product_attention`).
+    nodes of one torch-level call, named by `function` (`linear`, `scaled_dot_product_attention`). A node of the
+    backward pass has in `origin` the event of the forward operation that it differentiates (-1: not known).
     `constant` says that every output is computed from known values alone.
     """
 
@@ -89,6 +90,7 @@ class Node:
     function: str = ""
     constant: bool = False
     mutates: tuple[int, ...] = ()
+    origin: int = -1
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -170,7 +172,10 @@ class Crash:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One training step. `values[i].id == i`, `nodes[i].id == i`, `calls[i].id == i`."""
+    """One training step. `values[i].id == i`, `nodes[i].id == i`, `calls[i].id == i`.
+
+    `storages[s]` is the size in bytes of the memory that the values of storage `s` share.
+    """
 
     nodes: tuple[Node, ...]
     values: tuple[Value, ...]
@@ -184,6 +189,7 @@ class Record:
     crash: Crash | None = None
     notes: tuple[str, ...] = ()
     modules: Mapping[str, str] = field(default_factory=dict[str, str])
+    storages: tuple[int, ...] = ()
 
     def producers(self) -> dict[int, Node]:
         """Value id → the node that made it."""
