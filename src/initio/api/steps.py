@@ -56,7 +56,9 @@ def analyze(model_or_factory: Any, inputs: Any, *, loss: Loss = None, train: boo
     _matching(record)
     propagate = importlib.import_module("initio.interpreters.propagate")
     moments = propagate.propagate(record)
-    return Analysis.build(record, {value: _summary(m) for value, m in moments.items()}, tree=tree, waiting=propagate.waiting(record, moments))
+    spreads = importlib.import_module("initio.interpreters.noise").spread(record, moments)
+    summaries = {value: _summary(m, spreads.get(value, math.nan)) for value, m in moments.items()}
+    return Analysis.build(record, summaries, tree=tree, waiting=propagate.waiting(record, moments))
 
 
 def _matching(record: Record) -> None:
@@ -128,10 +130,10 @@ def _finite(model: Any) -> None:
             raise InitioError("finite weights", f"{name} of {type(model).__name__} holds NaN or infinity", where="model", remedy=remedy)
 
 
-def _summary(moments: Any) -> Summary:
+def _summary(moments: Any, spread: float = math.nan) -> Summary:
     if moments.claim == "unknown":
         return Summary(math.nan, math.nan, "unknown", moments.reason)
-    return Summary(float(moments.total_mean), float(moments.total_second), moments.claim, varying=_varying(moments))
+    return Summary(float(moments.total_mean), float(moments.total_second), moments.claim, varying=_varying(moments), spread=spread)
 
 
 def _varying(moments: Any) -> float:

@@ -283,7 +283,7 @@ def _narrow(f: Scalar, field: Field, m: Array, s: Array, axes: Sequence[Axis]) -
         return None
     mu, mv = pair_values(axes, m)
     su, sv = pair_values(axes, h)
-    rho = (field.gram - mu * mv) / (su * sv)
+    rho = np.clip((field.gram - mu * mv) / (su * sv), -1.0, 1.0)
     gram, factor = np.zeros_like(rho), 1.0
     for k in range(order + 1):
         a, b = pair_values(axes, coefficients[..., k])
@@ -552,6 +552,8 @@ def average(x: Moments, dims: Sequence[int], keepdim: bool = False) -> Moments:
         mean = np.tensordot(mean, a.counts / a.size, axes=([i], [0]))
         gram = np.tensordot(gram, p, axes=([i], [0]))
         cross = [(c, np.tensordot(cov, p, axes=([i], [0]))) for c, cov in cross]
+    size = float(np.abs(x.gram).max(initial=0.0))
+    gram = np.where(np.abs(gram) <= 1e-13 * size, 0.0, gram)  # sums that vanish identically, but for rounding
     axes = [a for i, a in enumerate(x.axes) if i not in drop]
     counts = [0 if d in dims else c for d, c in enumerate(x.dims) if keepdim or d not in dims]
     sources = x.sources

@@ -26,7 +26,8 @@ R = TypeVar("R")
 class Summary:
     """Mean and second moment of a value's entries, averaged over them; NaN where `claim` is "unknown", with the `reason`.
 
-    `varying` is the part of the second moment in which two samples of the batch differ, E[x²] − E[x x′] (NaN: not known).
+    `varying` is the part of the second moment in which two samples of the batch differ, E[x²] − E[x x′] (NaN: not known);
+    `spread` the relative standard deviation of the mean square from one draw of the weights to another (NaN: not known).
     """
 
     mean: float
@@ -34,6 +35,7 @@ class Summary:
     claim: str
     reason: str = ""
     varying: float = NAN
+    spread: float = NAN
 
     @property
     def rms(self) -> float:
@@ -72,8 +74,14 @@ class ModuleResult:
     grad_rms: float
     grad_claim: str
     source: Source | None = None
+    spread: float = NAN
     later_calls: tuple[ModuleResult, ...] = field(default=(), repr=False)
     later_outputs: tuple[ModuleResult, ...] = field(default=(), repr=False)
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """The rms of one draw lies within these two about 19 times in 20: two standard deviations of its mean square."""
+        return self.rms * math.sqrt(max(1.0 - 2.0 * self.spread, 0.0)), self.rms * math.sqrt(1.0 + 2.0 * self.spread)
 
     @property
     def calls(self) -> tuple[ModuleResult, ...]:
@@ -241,7 +249,7 @@ class Analysis:
         here, gradient = self.of(value), self.of_gradient(cotangent)
         return ModuleResult(
             call.module, call.kind, call.index, position, value, self.record.values[value].shape,
-            here.mean, here.rms, here.std, here.claim, here.reason, gradient.rms, gradient.claim, call.source,
+            here.mean, here.rms, here.std, here.claim, here.reason, gradient.rms, gradient.claim, call.source, here.spread,
         )  # fmt: skip
 
     @cached_property

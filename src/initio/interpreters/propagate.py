@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtr
 
 from initio.core.distribution import Distribution
 from initio.core.axes import axis
-from initio.core.moments import Moments, Unknown, empirical_gram, fresh_source
+from initio.core.moments import Factor, Moments, Unknown, empirical_gram, fresh_source
 from initio.core.record import Node, Record, Ref
+from initio.core.scalar import Scalar
 from initio.rules import load
 from initio.rules.table import TOLERANT, Context, find, running
 
@@ -167,9 +169,19 @@ def from_distribution(d: Distribution, shape: tuple[int, ...], *, weight: bool =
         made = _parts(d, shape)
     else:
         made = Moments.iid(shape, d.mean, d.variance)
+        if d.family == "uniform" and len(made.axes) == 1 and d.variance > 0:
+            made = _uniform(made, d)
     if weight:
         made.extra["weight"] = True
     return made
+
+
+def _uniform(x: Moments, d: Distribution) -> Moments:
+    """The same vector with its true law, low + (high − low) Φ(u) for a standard normal u: biases are not Gaussian."""
+    low, high = d.parameters["low"], d.parameters["high"]
+    fn = Scalar("uniform", lambda u: low + (high - low) * ndtr(u), increasing=True)
+    field = Moments.iid(x.shape, 0.0, 1.0, sources=x.sources).law[0].field
+    return replace(x, law=(Factor(fn, field),))
 
 
 def _parts(d: Distribution, shape: tuple[int, ...]) -> Moments:
