@@ -85,20 +85,21 @@ def record(
     train: bool = True,
     construction: Construction | None = None,
     backward: bool = True,
+    input_gradients: bool = True,
 ) -> Record:
     """Record one step of `model(*args, **kwargs)`: forward, loss or unit-normal cotangents, backward.
 
     `args` and `kwargs` hold `InputSpec`s, other objects, and containers of both. `loss` is one of `cross_entropy`,
     `mse`, `bce_with_logits`, `nll` (random targets, recorded as the input `target`), `model` (the model's own loss
     output), or a function of the model's output; without one, every floating output receives an independent unit-normal
-    cotangent. Parameters, buffers, modes, caches and random generators of a built model are as before afterwards.
+    cotangent. `input_gradients` says whether floating inputs require a gradient, as activations do. Parameters, buffers, modes, caches and random generators of a built model are as before afterwards.
 
     An error of the user's code does not raise: the record ends there and has a `crash`.
     Raises `RecordingError` for a `meta` parameter without a known distribution and for an unknown loss.
     """
     if isinstance(loss, str) and loss not in LOSSES:
         raise RecordingError(f"unknown loss {loss!r}: expected one of {', '.join(LOSSES)} or a function of the model's output")
-    step = _Step(model, tuple(args), dict(kwargs or {}), loss, train, construction, backward)
+    step = _Step(model, tuple(args), dict(kwargs or {}), loss, train, construction, backward, input_gradients)
     first = step.run(real=False)
     if first.crash is None or not step.doubtful(first.crash):
         return first
@@ -126,9 +127,11 @@ class _Step:
         train: bool,
         construction: Construction | None,
         backward: bool,
+        input_gradients: bool,
     ) -> None:
         self.model, self.args, self.kwargs = model, args, kwargs
         self.loss, self.train, self.construction, self.backward = loss, train, construction, backward
+        self.input_gradients = input_gradients
         self.entries = 0
         self.assumed = False
 
@@ -303,7 +306,7 @@ class _Run:
             else:
                 cell.shadow = Fill(spec.distribution.parameters["value"]) if data is None else data.contiguous().clone().untyped_storage()
                 cell.sampled = continuous
-        if continuous and self.step.backward:
+        if continuous and self.step.backward and self.step.input_gradients:
             tensor.requires_grad_()
         value = self.tape.source(tensor)
         if memory.known(tensor):
