@@ -124,6 +124,7 @@ def show(
     loss: Loss = None,
     evaluate: Eval = False,
     nodes: Annotated[bool, typer.Option("--nodes", help="List every operation too")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Only the blocks: gain, and the share of skip and branches")] = False,
     format: Annotated[Format, typer.Option("--format", "-f", help="Format of the analysis")] = Format.text,  # noqa: A002
     output: Output = None,
 ) -> int:
@@ -138,7 +139,7 @@ def show(
         if format is Format.json:
             sink.write(analysis.to_json() + "\n")
         else:
-            terminal.show(analysis, console(sink), nodes=nodes, title=target)
+            terminal.show(analysis, console(sink), nodes=nodes, paths=paths, title=target)
     if analysis.record.crash is not None:
         raise crash_error(analysis.record.crash, target)
     return 0

@@ -88,7 +88,7 @@ def show_summary(reports: Sequence[Report], console: Console) -> None:
     console.print(Text(f"`initio explain {first.code}` says what it means and what to write instead.", style="dim"))
 
 
-def show(analysis: Analysis, console: Console, *, nodes: bool = False, title: str = "") -> None:
+def show(analysis: Analysis, console: Console, *, nodes: bool = False, paths: bool = False, title: str = "") -> None:
     """Tables of modules and parameters (and operations), then what no rule could say."""
     record = analysis.record
     claims = ", ".join(f"{count} {claim}" for claim, count in sorted(analysis.claims.items()))
@@ -96,6 +96,9 @@ def show(analysis: Analysis, console: Console, *, nodes: bool = False, title: st
     for line in record.inputs:
         shape = "x".join(map(str, record.values[line.value].shape))
         console.print(Text(f"input {line.name}: {shape} {line.distribution}", style="dim"))
+    if paths:
+        console.print(_paths(analysis) if analysis.paths else Text("No value is read twice on the way back: nothing forks.", style="dim"))
+        return
     console.print(_modules(analysis))
     console.print(_parameters(analysis))
     if nodes:
@@ -128,7 +131,7 @@ def _by_reason(nodes: Sequence[NodeResult]) -> dict[str, list[NodeResult]]:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     for position, column in enumerate(columns):
-        right = column in ("mean", "rms", "grad rms")
+        right = column in ("mean", "rms", "grad rms", "grad/weight", "gain", "skip")
         table.add_column(column, justify="right" if right else "left", no_wrap=position > 0, overflow="fold")
     return table
 
@@ -145,14 +148,30 @@ def _modules(analysis: Analysis) -> Table:
 
 
 def _parameters(analysis: Analysis) -> Table:
-    table = _table("parameter", "initial distribution", "rms", "grad rms", "claim")
+    table = _table("parameter", "initial distribution", "rms", "grad rms", "grad/weight", "claim")
     for result in analysis.parameters.values():
         if result.buffer:
             continue
         tied = f" (= {', '.join(result.names[1:])})" if len(result.names) > 1 else ""
         claim = Text(result.grad_claim, style="yellow" if result.grad_claim in ("unknown", "none") else "")
-        table.add_row(Text(result.name + tied), str(result.distribution)[:36], number(result.rms), number(result.grad_rms), claim)
+        table.add_row(Text(result.name + tied), str(result.distribution)[:36], number(result.rms), number(result.grad_rms), number(result.ratio), claim)
     return table
+
+
+def _paths(analysis: Analysis) -> Table:
+    """Blocks from the input to the output: E[g²] at the input over E[g²] at the output, and how it divides."""
+    table = _table("block", "gain", "skip", "branches")
+    for fork in analysis.paths:
+        branches = [path for path in fork.paths if path.kind == "branch"]
+        names = ", ".join(f"{path.share:.0%} {_within(path.modules, fork.module)}" for path in branches)
+        table.add_row(Text(fork.module or "(model)"), number(fork.gain), f"{fork.skip_share:.0%}", Text(names))
+    return table
+
+
+def _within(modules: Sequence[str], block: str) -> str:
+    """The first and the last module of a branch, named from its block."""
+    inner = [name.removeprefix(f"{block}.") if block else name for name in modules if name != block]
+    return inner[0] if len(inner) == 1 else f"{inner[0]} … {inner[-1]}" if inner else "no module"
 
 
 def _nodes(nodes: Sequence[NodeResult]) -> Table:
