@@ -435,7 +435,7 @@ class _Run:
             self.crash,
             tuple(tape.notes),
             modules,
-            tuple(memory.sizes),
+            storages=tuple(memory.sizes),
         )
 
 
