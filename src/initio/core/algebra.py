@@ -359,7 +359,7 @@ def add(x: Moments, y: Moments, a: float = 1.0, b: float = 1.0) -> Moments | Unk
     if not extra and _matters(x, y, a, b) and independent(x, y):
         factor = sum_factor(x, y, a, b, mean, gram, sources)
         if factor is not None:
-            made = Moments(x.axes, x.dims, mean, gram, (factor,), sources, odd, worst(claim, "rule"))
+            made = Moments(x.axes, x.dims, mean, gram, (factor,), sources, odd, claim)
             slope, _ = pair_values(x.axes, made.slope())
             kept = tuple(Cross(c.id, c.view, c.cov / slope) for c in crossed)
             return replace(made, law=(Factor(factor.fn, replace(factor.field, cross=kept)),))

@@ -13,6 +13,7 @@ from initio.core.algebra import add, average, contract, joint, scale, total
 from initio.core.axes import Axis, Taps, axis, axis_map
 from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_source, worst
 from initio.core.scalar import IDENTITY
+from initio.rules.indexing import lookup, scattered
 from initio.rules.table import Result, context, rule
 
 __all__ = ["convolve", "window_taps"]
@@ -59,7 +60,7 @@ def _remember(out: Moments, weight: Moments, x: Moments, spec: str, flip: bool) 
                 cross.append(Cross(f.id, f.view, both.gram))
         for _, before_out, _, _ in earlier[:-3]:
             sources |= before_out.sources
-        out = replace(out, sources=sources, law=(Factor(IDENTITY, replace(made, cross=tuple(cross), sources=sources)),))
+        out = replace(out, sources=sources, odd=0, law=(Factor(IDENTITY, replace(made, cross=tuple(cross), sources=sources)),))
     earlier.append((x, out, spec, field.view))
     return out
 
@@ -238,8 +239,9 @@ def _remember_convolution(out: Moments, w: Moments, x: Moments) -> Moments:
     sources = out.sources
     for before in earlier:
         sources |= before
+    odd = 0 if earlier else out.odd
     earlier.append(out.sources)
-    return replace(out, sources=sources, law=(Factor(IDENTITY, replace(out.law[0].field, sources=sources)),))
+    return replace(out, sources=sources, odd=odd, law=(Factor(IDENTITY, replace(out.law[0].field, sources=sources)),))
 
 
 @rule("aten.convolution_backward")
@@ -297,60 +299,22 @@ def _weight_gradient(small: Moments, large: Moments, taps: Sequence[Taps], group
 
 @rule("aten.embedding")
 def embedding(w: Moments, ids: Moments, *_: Any, **__: Any) -> Result:
-    """w[ids]: entries of two positions share a row with the probability that their ids are equal."""
-    return lookup(w, ids)
-
-
-def lookup(w: Moments, ids: Moments) -> Moments | Unknown:
-    """Rows of w (its first dimension) picked by ids."""
-    if "high" not in ids.extra:
-        return Unknown("the distribution of the ids is not known")
-    wm = w.with_axis(0)
-    i = wm.span(0)[0]
-    a = wm.axes[i]
-    share = a.counts / a.size
-    pairs = np.zeros(a.P)
-    pairs[: a.K * a.K] = np.outer(share, share).ravel()
-    same = np.concatenate([np.zeros(a.K * a.K), share])
-    differ_total = pairs.copy()
-    rest_axes = [b for j, b in enumerate(wm.axes) if j != i]
-    mean = np.tensordot(share, np.moveaxis(wm.mean, i, 0), axes=(0, 0))
-    flat = np.moveaxis(wm.gram, i, 0)
-    g_same = np.tensordot(same, flat, axes=(0, 0))
-    weights = np.where(a.same, 0.0, a.pairs)
-    g_diff = np.tensordot(weights / max(weights.sum(), 1.0), flat, axes=(0, 0))
-    p = ids.gram
-    gram = np.multiply.outer(p, g_same) + np.multiply.outer(1.0 - p, g_diff)
-    mean = np.multiply.outer(np.ones([b.K for b in ids.axes]), mean)
-    sources = w.sources | ids.sources
-    made = Moments.gaussian([*ids.axes, *rest_axes], [*ids.dims, *wm.dims[1:]], mean, gram, sources, odd=w.odd, claim=worst(w.claim, ids.claim))
-    _ = differ_total
-    return replace(made, extra={})
+    """w[ids]; remembered, should the same table be used as a matrix (a tied head)."""
+    made = lookup(w, ids)
+    if isinstance(made, Moments) and _is_weight(w) and len(made.law) == 1:
+        context().uses.setdefault(-1 - w.law[0].field.id, []).append((made, ids, w.shape[0]))
+    return made
 
 
 @rule("aten.embedding_dense_backward")
-def embedding_dense_backward(grad: Moments, ids: Moments, rows: int, *_: Any) -> Result:
-    """dw[v] = Σ of the cotangents of the positions whose id is v."""
-    if "high" not in ids.extra:
-        return Unknown("the distribution of the ids is not known")
-    high = float(ids.extra["high"])
-    lead = len(ids.dims)
-    from initio.core.algebra import same_axes
-
-    g, q = grad, ids
-    for d in range(lead):
-        if g.shape[d] > 1:
-            g, q = same_axes([g, q], [d, d])
-    count = sum(q.dims)
-    p = q.gram.reshape(q.gram.shape + (1,) * (g.gram.ndim - count))
-    weighted = replace(g, gram=g.gram * p, law=(), extra={})
-    summed = total(weighted, list(range(lead)))
-    second = summed.gram / high * (high / rows)
-    v = axis(rows)
-    gram = np.stack([np.zeros_like(second), second])
-    mean = np.expand_dims(summed.mean, 0) / rows
-    bit = fresh_source()
-    return Moments.gaussian([v, *summed.axes], [1, *summed.dims], mean, gram, bit, odd=bit if grad.odd else 0, claim=worst(grad.claim, ids.claim))
+def embedding_dense_backward(grad: Moments, ids: Moments, rows: int, padding: int = -1, *_: Any) -> Result:
+    """dw[v] = Σ of the cotangents of the positions whose id is v (none for the padding id)."""
+    made = scattered(grad, ids, rows)
+    if isinstance(made, Unknown) or not 0 <= padding < rows or rows == 1:
+        return made
+    kept = np.arange(rows) != padding
+    source = np.where(kept, np.arange(rows), -1)
+    return made.linear(0, Taps(source[None], rows))
 
 
 _ = average
