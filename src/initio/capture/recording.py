@@ -37,6 +37,7 @@ class Recorder:
         self.depth = 0
         self.here: Context | None = None
         self.born: dict[int, Context] = {}
+        self.makers: dict[int, int] = {}
         self.failure: tuple[BaseException, str, tuple[tuple[int, ...], ...], str, Source | None, Phase] | None = None
         self.counter = 0
         self.paused = False
@@ -88,7 +89,7 @@ class Recorder:
             context = (
                 Context("backward", function=name, event=self.counter)
                 if born is None
-                else Context("backward", born.module, born.call, born.source, self.counter, name, born.event)
+                else Context("backward", born.module, born.call, born.source, self.counter, name, self.makers[number])
             )
             self.counter += 1
             self._backward_events[number] = context
@@ -274,6 +275,7 @@ class Recorder:
         gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         if context.phase != "backward" or self.stack:
             self.born.setdefault(_sequence_number() - 1, context)
+            self.makers.setdefault(_sequence_number() - 1, len(tape.nodes))
         sampled = None
         if not memory.real and not written and not info.view and not info.renames:
             sampled = self._sample(func, info, args, kwargs, tensors, result)

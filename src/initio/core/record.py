@@ -73,7 +73,7 @@ class Node:
     `op` is the overload's full name (`aten.mm.default`); in-place and `out=` variants keep their own
     name (`aten.add_.Tensor`) and set `mutates` to the values that they overwrite. `event` groups the
     nodes of one torch-level call, named by `function` (`linear`, `scaled_dot_product_attention`). A node of the
-    backward pass has in `origin` the event of the forward operation that it differentiates (-1: not known).
+    backward pass has in `origin` the node of the forward operation that it differentiates (-1: not known).
     `constant` says that every output is computed from known values alone.
     """
 
