@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from initio.capture.loose import Held, held_tensors
 from initio.capture.losses import LOSSES, apply_loss
 from initio.capture.modes import Events, Operations
 from initio.capture.modules import Calls, Snapshot, Tree, named_tensors
@@ -37,7 +38,7 @@ from initio.capture.places import boundaries, user_source
 from initio.capture.recording import Recorder
 from initio.capture.rng import RandomState
 from initio.capture.sampling import describe_values, draw
-from initio.capture.shadows import Fill
+from initio.capture.shadows import Fill, constant_array
 from initio.core.distribution import Distribution
 from initio.core.inputs import InputSpec
 from initio.core.record import Crash, Input, Output, Parameter, Record, Source
@@ -153,6 +154,7 @@ class _Run:
         self.tree = Tree(step.model if isinstance(step.model, nn.Module) else None)
         self.calls = Calls(self.recorder, self.tree)
         self.parameters: list[tuple[Parameter, Tensor]] = []
+        self.held: list[tuple[Held, Tensor]] = []
         self.inputs: list[tuple[Input, Tensor]] = []
         self.outputs: list[Output] = []
         self.loss_value: int | None = None
@@ -214,6 +216,8 @@ class _Run:
                 stand_ins[id(tensor)] = twin
                 self.recorder.owners[id(twin)] = name.rpartition(".")[0]
                 value = self.tape.source(twin)
+                if of == "buffers" and law.family != "constant" and self.recorder.memory.known(twin):
+                    self.tape.constants[value] = constant_array(self.recorder.memory.contents(twin))
                 loose = tree.loose_path(name.rpartition(".")[0])
                 own = Parameter(
                     name,
@@ -227,7 +231,29 @@ class _Run:
                     next((sources[n] for n, _, _ in places if n in sources), None),
                 )
                 self.parameters.append((own, twin))
+        for held in held_tensors(tree.modules):
+            stand_ins |= self._loose(held, known)
         return stand_ins
+
+    def _loose(self, held: Held, known: Mapping[str, Distribution]) -> dict[int, Tensor]:
+        """Follow a tensor that torch does not know of: with a gradient, or without contents, as a parameter that no optimiser sees."""
+        tensor = held.tensor
+        if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided or is_lazy(tensor):
+            return {}
+        twin = tensor
+        if tensor.requires_grad or tensor.device.type == "meta":
+            law = known.get(held.name)
+            if law is None and tensor.device.type == "meta":
+                return {}
+            law = law or describe_values(tensor.detach())
+            twin = self._stand_in(tensor, law, False)
+            twin = twin if twin.requires_grad or not tensor.requires_grad else twin.requires_grad_()
+            value = self.tape.source(twin)
+            origin = "values" if self.step.construction is None else self.step.construction.origin
+            self.parameters.append((Parameter(held.name, (held.name,), value, law, origin, False, not tensor.requires_grad), twin))
+        self.held.append((held, twin))
+        self.recorder.loose[id(twin)] = []
+        return {} if twin is tensor else {id(tensor): twin}
 
     def _stand_in(self, tensor: Tensor, law: Distribution, buffer: bool) -> Tensor:
         memory = self.recorder.memory
@@ -310,8 +336,6 @@ class _Run:
             tensor.requires_grad_()
         value = self.tape.source(tensor)
         if memory.known(tensor):
-            from initio.capture.shadows import constant_array
-
             self.tape.constants[value] = constant_array(memory.contents(tensor))
         self.inputs.append((Input(name, value, spec.distribution), tensor))
         return tensor

@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# numpy's stubs leave parts of its results untyped
 """Moments of every value of a record: each node's rule applied to the moments of its inputs, in order."""
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from initio.core.axes import axis
 from initio.core.moments import Factor, Moments, Unknown, empirical_gram, fresh_source
 from initio.core.record import Node, Record, Ref
 from initio.core.scalar import Scalar
+from initio.interpreters.nearly import usual_values
 from initio.rules import load
 from initio.rules.table import TOLERANT, Context, find, running
 
@@ -70,7 +73,8 @@ def waiting(record: Record, values: Mapping[int, Moments | Unknown]) -> tuple[st
 def _step(node: Node, record: Record, values: dict[int, Moments | Unknown], uses: dict[int, Any]) -> None:
     outputs = [o for o in node.outputs if o is not None]
     shapes = tuple(record.values[o].shape for o in outputs)
-    result = _apply(node, shapes, values, uses)
+    usual = usual_values(node, record, values)
+    result = _nearly(usual) if usual is not None else _apply(node, shapes, values, uses)
     results = result if isinstance(result, tuple) else (result,)
     for k, out in enumerate(node.outputs):
         if out is None:
@@ -136,6 +140,13 @@ def _constant(array: Any) -> Moments:
         made.extra["known"] = data
         return made
     return Moments.known(data)
+
+
+def _nearly(array: Any) -> Moments:
+    made = _constant(array)
+    extra = dict(made.extra)
+    extra["nearly"] = extra.pop("known")
+    return replace(made, extra=extra)
 
 
 def _known_ids(data: Any) -> Moments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from initio.core.axes import Axis, Taps, axis, axis_map
 from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_source, worst
 from initio.core.scalar import IDENTITY
 from initio.rules.indexing import lookup, scattered
+from initio.rules.scale_free import gains, radial, remember_fan
 from initio.rules.table import Result, context, rule
 
 __all__ = ["convolve", "window_taps"]
@@ -173,7 +175,17 @@ def convolution(x: Moments, w: Moments, b: Moments | None, stride: Any, padding:
         if isinstance(made, Unknown):
             return made
         out = made
+    remember_fan(out, math.prod(_fan(w, taps, groups, transposed)))
     return replace(out, dims=out.dims[1:]) if unbatched else out
+
+
+def _fan(w: Moments, taps: Sequence[Taps], groups: int, transposed: bool) -> tuple[float, float]:
+    """Channels of a group, and (Σ v)² / Σ v² of the shares v of positions at which each tap reads something."""
+    channels = w.shape[0] // groups if transposed else w.shape[1]
+    if not _is_weight(w) or any(g > 1e-12 * w.total_second for g in np.abs(w.gram.ravel()[:-1])):
+        return math.inf, 1.0
+    valid = [(t.index >= 0).mean(axis=1) for t in taps]
+    return float(channels), math.prod(float(v.sum() ** 2 / max((v**2).sum(), 1e-300)) for v in valid)
 
 
 def convolve(x: Moments, w: Moments, taps: Sequence[Taps], groups: int, transposed: bool) -> Moments | Unknown:
@@ -253,11 +265,23 @@ def convolution_backward(grad: Moments, x: Moments, w: Moments, bias_sizes: Any,
     large, small = (grad, x) if transposed else (x, grad)
     taps = [window_taps(large.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i], small.shape[2 + i]) for i in range(n)]
     dx: Moments | Unknown | None = None
+    through, onto = gains(grad)
     if mask[0]:
         dx = convolve(grad, w, taps, groups, False) if transposed else convolve(grad, w, [t.transposed() for t in taps], groups, True)
+        if isinstance(dx, Moments):
+            dx = _times(dx, through)
+            channels, count = _fan(w, taps, groups, transposed)
+            radial(dx, grad, x, channels, count)
     dw = _weight_gradient(small, large, taps, groups) if mask[1] else None
+    if isinstance(dw, Moments):
+        dw = _times(dw, onto)
     db = total(grad, [0, *range(2, 2 + n)]) if mask[2] else None
     return dx, dw, db
+
+
+def _times(x: Moments, second: float) -> Moments:
+    """x, zero in mean, with its second moments multiplied."""
+    return x if second == 1.0 else Moments.gaussian(x.axes, x.dims, x.mean, second * x.gram, x.sources, odd=x.odd, claim=x.claim)
 
 
 def _weight_gradient(small: Moments, large: Moments, taps: Sequence[Taps], groups: int) -> Moments | Unknown:
