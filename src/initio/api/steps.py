@@ -80,7 +80,7 @@ def _constructed(model_or_factory: Any) -> tuple[Any, ModuleTree]:
     if isinstance(model_or_factory, torch.nn.Module):
         _finite(model_or_factory)
         construction = initializers.describe(model_or_factory)
-        return construction, trees.module_tree(model_or_factory, construction.module_sources)
+        return construction, trees.module_tree(model_or_factory, construction.module_sources, construction)
     if not callable(model_or_factory):
         came = f"got {type(model_or_factory).__name__}"
         remedy = "Give a torch.nn.Module class, a function that builds one, or an instance."
@@ -92,7 +92,7 @@ def _constructed(model_or_factory: Any) -> tuple[Any, ModuleTree]:
         raise
     except Exception as error:
         raise _unbuilt(name, model_or_factory, error) from error
-    return construction, trees.module_tree(construction.model, construction.module_sources)
+    return construction, trees.module_tree(construction.model, construction.module_sources, construction)
 
 
 def _returning_module(factory: Callable[[], Any], name: str) -> Callable[[], Any]:

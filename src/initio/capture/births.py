@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,6 +22,7 @@ from initio.capture.laws import constant
 from initio.capture.recorder import Recorder
 from initio.core.distribution import Distribution
 from initio.core.record import Source
+from initio.core.tree import Overwritten
 
 __all__ = ["Origins", "births", "source_of"]
 
@@ -42,6 +43,8 @@ class Origins:
 
     def __init__(self) -> None:
         self.places: WeakKeyDictionary[nn.Module, Place] = WeakKeyDictionary()
+        self.assigned: dict[tuple[int, str], tuple[types.FrameType, int]] = {}
+        self.overwritten: list[tuple[nn.Module, str, nn.Module, Place]] = []
 
     def born(self, module: nn.Module, frame: types.FrameType | None) -> None:
         """Note the innermost frame, outside torch and this package, that is not the module's own constructor."""
@@ -53,6 +56,28 @@ class Origins:
                 self.places[module] = (code.co_filename, frame.f_lineno, code.co_qualname if sys.version_info >= (3, 11) else code.co_name)
                 return
             frame = frame.f_back
+
+    def assign(self, owner: nn.Module, name: str, value: nn.Module, frame: types.FrameType) -> None:
+        """Note an assignment of a module to an attribute, and what it overwrites if the same line of the same call made that."""
+        key, here = (id(owner), name), (frame, frame.f_lineno)
+        old = owner._modules.get(name)
+        if old is not None and old is not value and self.assigned.get(key) == here:
+            code = frame.f_code
+            self.overwritten.append((owner, name, old, (code.co_filename, frame.f_lineno, code.co_name)))
+        self.assigned[key] = here
+
+    def lost(self, paths: Mapping[int, str]) -> Iterator[Overwritten]:
+        """The overwritten modules that the finished model does not hold, by attribute; forgets all of them."""
+        gone: dict[tuple[int, str], list[tuple[nn.Module, str, nn.Module, Place]]] = {}
+        for item in self.overwritten:
+            if id(item[2]) not in paths and id(item[0]) in paths:
+                gone.setdefault((id(item[0]), item[1]), []).append(item)
+        for items in gone.values():
+            owner, name, old, place = items[0]
+            trainable = sum(p.numel() for *_, module, _ in items for p in module.parameters() if p.requires_grad)
+            yield Overwritten(paths[id(owner)], name, type(old).__name__, len(items), trainable, source_of(place))
+        self.assigned.clear()
+        self.overwritten.clear()
 
     def source(self, module: nn.Module) -> Source | None:
         """The line where the module was made."""
@@ -126,6 +151,17 @@ def _patch_module(undo: list[Callable[[], None]]) -> None:
 
         setattr(nn.Module, name, functools.wraps(original)(wrapper))
         undo.append(functools.partial(setattr, nn.Module, name, original))
+    setter: Any = nn.Module.__setattr__
+
+    def assign(self: Any, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module) and "_modules" in vars(self):
+            active = _current()
+            if active is not None:
+                active[1].assign(self, name, value, sys._getframe(1))
+        setter(self, name, value)
+
+    nn.Module.__setattr__ = functools.wraps(setter)(assign)
+    undo.append(functools.partial(setattr, nn.Module, "__setattr__", setter))
 
 
 def _truncated(

@@ -19,12 +19,14 @@ from torch.nn.parameter import is_lazy
 from initio.capture.below import Values
 from initio.capture.births import Origins, births
 from initio.capture.laws import constant, describe_values
+from initio.capture.loose import held_tensors
 from initio.capture.measured import measure
 from initio.capture.modules import Tree
 from initio.capture.recorder import Recorder
-from initio.capture.replay import UNINITIALISED, Read, Replay, TooLargeError, labels_of, pieces_of
+from initio.capture.replay import UNINITIALISED, Read, Replay, TooLargeError, labels_of, pieces_of, schema_name
 from initio.core.distribution import Distribution, Part
 from initio.core.record import Source
+from initio.core.tree import Overwritten
 
 __all__ = ["Construction", "construct", "describe", "sample_parameter"]
 
@@ -39,7 +41,7 @@ class Construction:
     `model` has its parameters on the meta device where `origin` is "drawn", and is the caller's own
     module where it is "values". `distributions` covers every parameter and buffer by its first name;
     `sources` gives the line that made the owning module, `module_sources` that of each module path.
-    `initial` holds small known values that are not constant. Lazy parameters, whose shape is not known
+    `initial` holds small known values that are not constant. `copies` groups the names of parameters with the same random entries. Lazy parameters, whose shape is not known
     before the first call, have no entry and are named in `notes`.
     """
 
@@ -50,6 +52,8 @@ class Construction:
     module_sources: dict[str, Source] = field(default_factory=dict[str, Source])
     initial: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict[str, "np.ndarray[Any, Any]"])
     notes: tuple[str, ...] = ()
+    copies: tuple[tuple[str, ...], ...] = ()
+    overwritten: tuple[Overwritten, ...] = ()
 
 
 def construct(factory: Callable[[], nn.Module]) -> Construction:
@@ -67,11 +71,16 @@ def construct(factory: Callable[[], nn.Module]) -> Construction:
         tensors = list(_named(model))
         if not any(recorder.cell(t) is not None for _, t, buffer in tensors if not buffer) and not any(t.is_meta for _, t, _ in tensors):
             built = describe(model)
-            return Construction(model, built.distributions, "values", *_sources(model, origins), built.initial, built.notes)
+            lost = tuple(origins.lost(Tree(model).paths))
+            return Construction(
+                model, built.distributions, "values", *_sources(model, origins), built.initial, built.notes, built.copies, lost
+            )
         distributions, initial, notes = _read(recorder, tensors)
+        copies = _copies(recorder, tensors)
         _materialise(recorder, model)
     sources, module_sources = _sources(model, origins)
-    return Construction(model, distributions, "drawn", sources, module_sources, initial, tuple(notes))
+    lost = tuple(origins.lost(Tree(model).paths))
+    return Construction(model, distributions, "drawn", sources, module_sources, initial, tuple(notes), copies, lost)
 
 
 def describe(model: nn.Module) -> Construction:
@@ -92,7 +101,39 @@ def describe(model: nn.Module) -> Construction:
             notes.append(_LAZY.format(name))
         else:
             distributions[name] = describe_values(tensor)
-    return Construction(model, distributions, "values", notes=tuple(notes))
+    return Construction(model, distributions, "values", notes=tuple(notes), copies=_equal(list(_named(model))))
+
+
+def _copies(recorder: Recorder, tensors: list[tuple[str, Tensor, bool]]) -> tuple[tuple[str, ...], ...]:
+    """Parameters whose entries are one draw, copied: the same program at the end of a chain of whole copies."""
+    groups: dict[Any, list[str]] = {}
+    for name, tensor, buffer in tensors:
+        if buffer or _lazy(tensor) or recorder.cell(tensor) is None:
+            continue
+        read = recorder.reading(tensor)
+        while True:
+            live = read.cell.live(read.version)
+            sources = [leaf for leaf in live[0].node.leaves if isinstance(leaf, Read)] if len(live) == 1 else []
+            copied = len(sources) == 1 and schema_name(live[0].node.func) in ("clone", "copy_", "_to_copy") and live[0].box is None
+            if not copied or sources[0].geometry.size != live[0].geometry.size:
+                break
+            read = sources[0]
+        if read.cell.random(read.version) and math.prod(read.geometry.size) > 1:
+            groups.setdefault((id(read.cell), read.version, read.geometry), []).append(name)
+    return tuple(tuple(names) for names in groups.values() if len(names) > 1)
+
+
+def _equal(tensors: list[tuple[str, Tensor, bool]]) -> tuple[tuple[str, ...], ...]:
+    """Parameters of a built module with equal entries that no constant explains."""
+    groups: dict[Any, list[tuple[str, Tensor]]] = {}
+    for name, tensor, buffer in tensors:
+        if buffer or _lazy(tensor) or tensor.numel() < 2 or tensor.layout is not torch.strided:
+            continue
+        some = tensor.detach().flatten()[:16].tolist()
+        if len(set(some)) > 1:
+            groups.setdefault((tuple(tensor.shape), str(some)), []).append((name, tensor))
+    equal = [[name for name, tensor in group if torch.equal(tensor, group[0][1])] for group in groups.values()]
+    return tuple(tuple(names) for names in equal if len(names) > 1)
 
 
 def sample_parameter(distribution: Distribution, *, dtype: torch.dtype = torch.float32, generator: torch.Generator | None = None) -> Tensor:
@@ -146,6 +187,10 @@ def _named(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield name, tensor, of == "buffers"
+    for held in held_tensors(tree.modules):
+        plain = type(held.tensor) in (Tensor, nn.Parameter) and held.tensor.layout is torch.strided
+        if plain and (held.tensor.requires_grad or held.tensor.is_meta):
+            yield held.name, held.tensor, False
 
 
 @contextmanager

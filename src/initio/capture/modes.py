@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from initio.capture.functions import FULL, LOWER, PLAIN
+from initio.capture.loose import moves
 from initio.capture.operators import decide_scalar
 from initio.capture.places import user_source
 from initio.capture.recording import Recorder, tensors_in
@@ -47,6 +48,8 @@ class Events(TorchFunctionMode):
         kwargs = kwargs or {}
         if name in PLAIN:
             return func(*args, **kwargs)
+        if args and id(args[0]) in recorder.loose and moves(name, args, kwargs):
+            recorder.moved.add(id(args[0]))
         special = _SPECIAL.get(func) if not recorder.memory.real else None
         if special is not None:
             return special(recorder, func, args, kwargs)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from initio.capture.loose import put
 from initio.capture.places import user_source
 from initio.capture.recording import Recorder
 from initio.core.record import Call
@@ -131,18 +132,11 @@ class Snapshot:
     def substitute(self, stand_ins: Mapping[int, Tensor]) -> None:
         """Put stand-ins for tensors (by id) into every table, attribute and plain container of the modules."""
         for container, _ in self.containers:
-            if isinstance(container, dict):
-                for key, item in list(container.items()):
-                    if id(item) in stand_ins:
-                        container[key] = stand_ins[id(item)]
-            elif isinstance(container, list):
-                for i, item in enumerate(container):
-                    if id(item) in stand_ins:
-                        container[i] = stand_ins[id(item)]
+            put(container, stand_ins)
         for attributes, _ in self.saved:
             for key, item in list(attributes.items()):
-                if id(item) in stand_ins:
-                    attributes[key] = stand_ins[id(item)]
+                if isinstance(item, (Tensor, tuple)):
+                    attributes[key] = put(item, stand_ins)
 
     def restore(self) -> None:
         """Undo whatever has changed since."""

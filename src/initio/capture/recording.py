@@ -43,6 +43,8 @@ class Recorder:
         self.paused = False
         self.owners: dict[int, str] = {}
         self.current = Context()
+        self.loose: dict[int, list[Context]] = {}
+        self.moved: set[int] = set()
         self._backward_events: dict[int, Context] = {}
 
     @contextmanager
@@ -115,6 +117,8 @@ class Recorder:
     def _own(self, argument: Any, tensors: list[Tensor]) -> Any:
         """Replace devices by ours and the user's real tensors by known ones of the recording; collect all tensors."""
         if isinstance(argument, Tensor):
+            if (uses := self.loose.get(id(argument))) is not None:
+                uses.append(self.current)
             if argument.device.type != "meta":
                 argument = self.memory.adopt(argument)
             tensors.append(argument)

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import linecache
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from initio.core.record import Source
-from initio.core.tree import ModuleNode, ModuleTree
+from initio.core.tree import ModuleNode, ModuleTree, Overwritten
 
 __all__ = ["module_tree"]
 
@@ -24,11 +25,25 @@ DEPTH = 4
 MODAL = (nn.modules.dropout._DropoutNd, nn.RReLU)  # pyright: ignore[reportPrivateUsage]
 OWN = frozenset(vars(nn.Module()))
 
+ROLES: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
+    ("dropout", (nn.modules.dropout._DropoutNd,)),  # pyright: ignore[reportPrivateUsage]
+    ("recurrent", (nn.RNNBase,)),
+    ("container", (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)),
+)
 
-def module_tree(model: nn.Module, sources: Mapping[str, Source]) -> ModuleTree:
+
+class _Made(Protocol):
+    @property
+    def copies(self) -> tuple[tuple[str, ...], ...]: ...
+    @property
+    def overwritten(self) -> tuple[Overwritten, ...]: ...
+
+
+def module_tree(model: nn.Module, sources: Mapping[str, Source], construction: _Made | None = None) -> ModuleTree:
     """Every module object once: the registered ones in their order, then those that only plain containers hold.
 
-    `sources` maps paths, as in `initio.capture.modules.Tree`, to the lines where the modules were made.
+    `sources` maps paths, as in `initio.capture.modules.Tree`, to the lines where the modules were made; a `construction` adds what only
+    the running constructor showed.
     """
     found: dict[int, ModuleNode] = {}
     live: list[tuple[str, nn.Module]] = []
@@ -48,7 +63,9 @@ def module_tree(model: nn.Module, sources: Mapping[str, Source]) -> ModuleTree:
                     name = f"{full}.{inner}" if inner else full
                     node = ModuleNode(name, type(child).__name__, False, owner_path, attribute, container, assigned=assigned)
                     _add(found, live, name, child, sources, node)
-    return ModuleTree(tuple(found.values()))
+    if construction is None:
+        return ModuleTree(tuple(found.values()))
+    return ModuleTree(tuple(found.values()), construction.copies, construction.overwritten)
 
 
 def _add(
@@ -72,8 +89,26 @@ def _add(
         buffers=sum(b.numel() for b in module.buffers(recurse=False)),
         mode=isinstance(module, MODAL),
         source=sources.get(path),
+        role=next((role for role, kinds in ROLES if isinstance(module, kinds)), ""),
+        config={
+            name: value for name, value in vars(module).items() if not name.startswith("_") and isinstance(value, (bool, int, float, str))
+        },
+        defined=_defined(type(module)),
     )
     live.append((path, module))
+
+
+@functools.lru_cache(maxsize=4096)
+def _defined(kind: type) -> Source | None:
+    """Where a class outside torch begins."""
+    if kind.__module__.startswith("torch."):
+        return None
+    try:
+        _, line = inspect.getsourcelines(kind)
+        file = inspect.getsourcefile(kind) or ""
+    except (OSError, TypeError):
+        return None
+    return Source(file, line, kind.__qualname__, linecache.getline(file, line).strip())
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -8,15 +8,15 @@ the computation (masks, position tables, integer inputs).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from initio.core.distribution import Distribution
 
-__all__ = ["Argument", "Call", "Crash", "Input", "Node", "Output", "Parameter", "Phase", "Record", "Ref", "Source", "Value", "refs"]
+__all__ = ["Argument", "Call", "Crash", "Input", "Loose", "Node", "Output", "Parameter", "Phase", "Record", "Ref", "Source", "Value", "refs"]
 
 Phase = Literal["forward", "loss", "backward"]
 
@@ -139,6 +139,30 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class Loose:
+    """A tensor that a module holds as a plain attribute, neither parameter nor buffer.
+
+    `name` is how it is reached (`owner.attribute`, with the steps through a `container`), `parameter` says that it is an `nn.Parameter`
+    in a container that torch does not look into. `source` is the first line of the step that computes with it, None where nothing does;
+    `moved` says that the model's own code brings it to another device before. `indexes` says that it only ever stands for positions.
+    """
+
+    name: str
+    owner: str
+    attribute: str
+    container: str
+    shape: tuple[int, ...]
+    dtype: str
+    requires_grad: bool
+    parameter: bool
+    used: bool
+    moved: bool = False
+    indexes: bool = False
+    source: Source | None = None
+    module: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
     """An input tensor of the step and the distribution that its entries are drawn from."""
 
@@ -189,6 +213,7 @@ class Record:
     crash: Crash | None = None
     notes: tuple[str, ...] = ()
     modules: Mapping[str, str] = field(default_factory=dict[str, str])
+    loose: tuple[Loose, ...] = ()
     storages: tuple[int, ...] = ()
 
     def producers(self) -> dict[int, Node]:
@@ -209,8 +234,8 @@ def refs(argument: Argument) -> Iterator[int]:
     if isinstance(argument, Ref):
         yield argument.value
     elif isinstance(argument, (tuple, list)):
-        for item in argument:
+        for item in cast("Sequence[Argument]", argument):
             yield from refs(item)
     elif isinstance(argument, dict):
-        for item in argument.values():
+        for item in cast("dict[str, Argument]", argument).values():
             yield from refs(item)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from initio.core.record import Source
 
-__all__ = ["ModuleNode", "ModuleTree"]
+__all__ = ["ModuleNode", "ModuleTree", "Overwritten"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class ModuleNode:
     `aliases` are the further paths of the same object. `parameters` counts the entries of its own parameters, `trainable` those that
     require a gradient, `buffers` those of its buffers. `mode` says that its function differs between training and evaluation
     (dropout). `source` is the line where it was made, `assigned` the one where its container was put into the attribute.
+    `role` is what torch's class does ("dropout", "recurrent", "container"; "" for others, and for a user's own class), `config` the plain
+    numbers and texts among its attributes, and `defined` the file, first line and name of its class where that is not torch's.
     """
 
     path: str
@@ -33,13 +36,33 @@ class ModuleNode:
     mode: bool = False
     source: Source | None = None
     assigned: Source | None = None
+    role: str = ""
+    config: Mapping[str, float | int | bool | str] = field(default_factory=dict[str, "float | int | bool | str"])
+    defined: Source | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overwritten:
+    """A module that lost its attribute to a later one, assigned by the same line of the same call, and hangs nowhere else on the model."""
+
+    owner: str
+    attribute: str
+    kind: str
+    times: int
+    trainable: int
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleTree:
-    """All module objects that hang on a model, each once, in the order of a walk; the model itself is first."""
+    """All module objects that hang on a model, each once, in the order of a walk; the model itself is first.
+
+    `copies` groups the names of parameters that start with the same random entries, `overwritten` are modules that are gone.
+    """
 
     modules: tuple[ModuleNode, ...] = ()
+    copies: tuple[tuple[str, ...], ...] = ()
+    overwritten: tuple[Overwritten, ...] = ()
 
     def by_path(self) -> dict[str, ModuleNode]:
         """Path, or alias of it → module."""
