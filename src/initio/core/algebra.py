@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# numpy's stubs leave parts of its results untyped
 """Sums, products, averages, contractions and functions of `Moments`, with every dependence looked up, never assumed.
 
 Operands are dependent unless their sources are disjoint or the covariance of their laws is known; where it is not,
@@ -164,7 +166,7 @@ def independent(x: Moments, y: Moments) -> bool:
     for f in x.law:
         for g in y.law:
             r = relation(f.field, g.field, x.axes)
-            if r is None or not isinstance(r, float):
+            if r is None or not isinstance(r, (float, int)):
                 return False
     return True
 
@@ -182,7 +184,7 @@ def joint(x: Moments, y: Moments) -> Array | None:
             r = relation(f.field, g.field, x.axes)
             if r is None:
                 return None
-            if not isinstance(r, float):
+            if not isinstance(r, (float, int)):
                 if i in partner or any(j == p[0] for p in partner.values()):
                     return None
                 partner[i] = (j, r)
@@ -515,7 +517,7 @@ def _dependent_product(x: Moments, y: Moments, sources: int, odd: int, claim: st
             r = relation(f.field, g.field, x.axes)
             if r is None:
                 return None
-            if not isinstance(r, float):
+            if not isinstance(r, (float, int)):
                 pending.append((i, g, r))
                 break
         else:
@@ -551,7 +553,7 @@ def average(x: Moments, dims: Sequence[int], keepdim: bool = False) -> Moments:
         p = a.pairs / a.pairs.sum()
         mean = np.tensordot(mean, a.counts / a.size, axes=([i], [0]))
         gram = np.tensordot(gram, p, axes=([i], [0]))
-        cross = [(c, np.tensordot(cov, p, axes=([i], [0]))) for c, cov in cross]
+        cross = [(c, np.asarray(np.tensordot(cov, p, axes=([i], [0])), dtype=float)) for c, cov in cross]
     size = float(np.abs(x.gram).max(initial=0.0))
     gram = np.where(np.abs(gram) <= 1e-13 * size, 0.0, gram)  # sums that vanish identically, but for rounding
     axes = [a for i, a in enumerate(x.axes) if i not in drop]
@@ -641,5 +643,6 @@ def _einsum(x: Array, ix: list[int], y: Array, iy: list[int], weights: list[Any]
             shape = [1] * y.ndim
             shape[iy.index(n)] = len(w)
             y = y * w.reshape(shape)
-    return np.asarray(np.einsum(x, ix, y, iy, target, optimize=x.size * y.size > 4096))
+    einsum: Any = np.einsum  # its stubs lack the form with lists of axes
+    return np.asarray(einsum(x, ix, y, iy, target, optimize=x.size * y.size > 4096))
 

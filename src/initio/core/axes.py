@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# numpy's stubs leave parts of its results untyped
 """Axes: the index sets of a tensor, their kinds of positions, and what linear index maps do to pair classes.
 
 Along one axis of size n with K kinds, an ordered pair of indices (i, j) belongs to one of K² + K *pair classes*:
@@ -37,8 +39,9 @@ class Axis:
     def __init__(self, size: int, labels: Labels | None) -> None:
         self.size = size
         self.labels = labels
-        self.K = k = 1 if labels is None else int(labels.max()) + 1
-        self.P = k * k + k
+        k = 1 if labels is None else int(labels.max()) + 1
+        self.K: int = k  # pyright: ignore[reportConstantRedefinition]
+        self.P: int = k * k + k  # pyright: ignore[reportConstantRedefinition]
         self.counts: Array = np.array([size], dtype=float) if labels is None else np.bincount(labels, minlength=k).astype(float)
         kinds = np.arange(k)
         self.first: Labels = np.concatenate([np.repeat(kinds, k), kinds])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -115,7 +114,7 @@ class Distribution:
         """Whether every entry is exactly zero."""
         return self.second == 0.0
 
-    def _average(self, of: Any) -> float:
+    def _average(self, of: Callable[[Distribution], float]) -> float:
         sizes = np.array([part.size for part in self.parts], dtype=float)
         return float(np.dot(sizes, [of(part.distribution) for part in self.parts]) / sizes.sum()) if sizes.sum() else 0.0
 

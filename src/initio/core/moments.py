@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# numpy's stubs leave parts of its results untyped
 """Second moments of arrays that are exchangeable along each axis, and the structural operations on them.
 
 `Moments` describes a tensor X by its mean E[X_i] for each kind of position and its gram E[X_i X_j] for each class of

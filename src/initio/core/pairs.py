@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# numpy's stubs leave parts of its results untyped
 """Products f(u) g(v) of two correlated Gaussian fields, and sums of fields that are not Gaussian.
 
 Both are expansions in Hermite polynomials: of two variables for a product (its pair moments follow from Mehler's
@@ -64,7 +66,7 @@ def product_moments(f: Factor, g: Factor, cov: Array, axes: Sequence[Axis]) -> t
 
 
 def _indices(axes: Sequence[Axis], shape: tuple[int, ...]) -> tuple[Array, Array]:
-    flat = np.arange(math.prod(shape)).reshape(shape)
+    flat = np.arange(float(math.prod(shape))).reshape(shape)
     if not axes:
         return flat, flat
     return flat[np.ix_(*[a.first for a in axes])], flat[np.ix_(*[a.second for a in axes])]
@@ -126,6 +128,7 @@ def sum_factor(x: Moments, y: Moments, a: float, b: float, mean: Array, gram: Ar
     scale = float(np.sqrt(np.average(target_var, weights=x.weights))) or 1.0
     fn = shape.then(affine(scale, 0.0))
     m, s = np.zeros_like(mean), np.ones_like(mean)
+    e1, v = np.zeros_like(mean), np.zeros_like(mean)
     nodes, weights = np.polynomial.hermite_e.hermegauss(24)
     weights = weights / weights.sum()
     for _ in range(12):

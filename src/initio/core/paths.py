@@ -162,7 +162,9 @@ class _Backward:
     def _shared(self, roots: list[int]) -> int | None:
         """The nearest cotangent that all branches start from."""
         behind = [self._behind(root) for root in roots]
-        common = set.intersection(*map(set, behind)) if behind else set[int]()
+        common = set(behind[0]) if behind else set[int]()
+        for others in behind[1:]:
+            common &= set(others)
         return max(common, default=None)
 
     def _behind(self, value: int, limit: int = 400) -> list[int]:

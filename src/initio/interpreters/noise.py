@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# numpy's stubs leave parts of its results untyped
 """How much one draw of a finite network scatters about the prediction: the noise band.
 
 The mean square of a tensor in one draw differs from its expectation for two reasons. Its own entries are finitely many:
