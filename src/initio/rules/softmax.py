@@ -11,7 +11,7 @@ from initio.core.algebra import same_axes
 from initio.core.axes import Array, Axis, axis
 from initio.core.moments import Moments, Unknown, fresh_source, pair_values, worst
 from initio.core.softmax import softmax_pair
-from initio.core.softmax_orders import softmax_moment
+from initio.core.softmax import softmax_moment
 from initio.rules.table import Result, rule
 
 __all__: list[str] = []
