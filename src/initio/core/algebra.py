@@ -95,32 +95,38 @@ def relation(f: Field, g: Field, axes: Sequence[Axis]) -> Array | float | None:
         if f.view == g.view:
             u, v = pair_values(axes, f.mean)
             return f.gram - u * v
-        return _slices(f, g, axes)
+        u, v = pair_values(axes, f.mean)
+        return _separate(f.gram - u * v, f.view, g.view, axes)
     if not f.sources & g.sources:
         return 0.0
     for c in f.cross:
-        if c.id == g.id and c.view == g.view:
-            return c.cov
+        if c.id == g.id:
+            found = c.cov if c.view == g.view else _separate(c.cov, c.view, g.view, axes)
+            if found is not None:
+                return found
     for c in g.cross:
-        if c.id == f.id and c.view == f.view:
-            return swap(axes, c.cov)
+        if c.id == f.id:
+            found = c.cov if c.view == f.view else _separate(c.cov, c.view, f.view, axes)
+            if found is not None:
+                return found if isinstance(found, float) else swap(axes, found)
     return None
 
 
-def _slices(f: Field, g: Field, axes: Sequence[Axis]) -> Array | float | None:
-    """Two slices of one array that do not overlap: their indices always differ on the axis that was cut."""
-    shift = abs(f.view.offset - g.view.offset)
-    if f.view.strides != g.view.strides or shift == 0:
+def _separate(cov: Array, v: View, w: View, axes: Sequence[Axis]) -> Array | float | None:
+    """Two slices of one array that do not overlap: their indices always differ on the axis that was cut (in blocks or interleaved)."""
+    shift = abs(v.offset - w.offset)
+    if v.strides != w.strides or shift == 0:
         return None
-    for i, (a, stride) in enumerate(zip(axes, f.view.strides, strict=True)):
-        if stride and shift % stride == 0 and shift // stride >= a.size:
-            u, v = pair_values(axes, f.mean)
-            cov = f.gram - u * v
+    inner = min((s for s in v.strides if s > 0), default=0)
+    for i, (a, stride) in enumerate(zip(axes, v.strides, strict=True)):
+        blocks = stride > 0 and shift % stride == 0 and shift // stride >= a.size
+        interleaved = stride == inner > 0 and shift % stride != 0 and not any(d and shift % d == 0 for d in (*v.dropped, *w.dropped))
+        if blocks or interleaved:
             k = a.K
             pick = np.arange(a.P)
             pick[k * k :] = np.arange(k) * k + np.arange(k)
-            cov = np.take(cov, pick, axis=i)
-            return 0.0 if not np.abs(cov).max(initial=0.0) > 1e-12 * np.abs(f.gram).max(initial=0.0) else cov
+            apart = np.take(cov, pick, axis=i)
+            return 0.0 if not np.abs(apart).max(initial=0.0) > 1e-12 * np.abs(cov).max(initial=0.0) else apart
     return None
 
 
