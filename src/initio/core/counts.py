@@ -53,8 +53,8 @@ class Work:
     """Arithmetic of contractions (matrix products, convolutions, attention), and the rest beside it.
 
     `macs` are multiply-accumulates, `flops` = 2 `macs`; biases, norms, activations and losses are in neither. `weights` is the part of
-    `macs` in which one factor is a parameter; the rest multiplies activations with each other (attention). `entries` are the entries that the
-    other arithmetic handles: for each operation the larger of what it reads and what it writes. `moved` are the bytes that all operations
+    `macs` in which one factor is a parameter; the rest multiplies activations with each other (attention). `entries` are those that the
+    other arithmetic handles: for each operation the larger of what it reads and writes. `moved` are the bytes that all operations
     read and write, each on its own, without fusion; a fused attention reads and writes its operands only.
     """
 
@@ -132,8 +132,8 @@ class Memory:
 
     `saved` is kept from the forward pass for the backward pass, without parameters and buffers: all storages of forward values
     that a backward operation reads (`storages` of them), the model's input among them where it is read. `peak` is the largest sum of
-    storages alive at once beside parameters and buffers, gradients included; a storage lives from the operation that makes it to the last one
-    that reads it. `peak_at` is the operation at which that is, `peak_phase` its phase. `state` is what the optimizer keeps for each
+    that a backward operation reads (`storages` of them), the model's input among them where it is read. `peak` is the largest sum of
+    reads it. `peak_at` is the operation at which that is, `peak_phase` its phase. `state` is what the optimizer keeps for each
     parameter in bytes, times `STATES`.
     """
 
@@ -162,7 +162,7 @@ class Memory:
 class Counts:
     """The cost of one step. `modules[0]` is the model; `attention` says how scaled dot-product attention was taken.
 
-    `symbolic` holds exact polynomials by quantity ("parameters", "forward.macs", …, and "PATH:forward.macs" of a module) where they were asked for.
+    `symbolic` holds exact polynomials by quantity where they were asked for: "forward.macs", …, and "PATH:forward.macs" of a module.
     """
 
     target: str

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 
 from initio.core.counts import Attention, Counts, ModuleCount, OpCount, Parameters, Uncounted, Work
 from initio.core.record import Argument, Call, Node, Parameter, Record, Ref
-from initio.interpreters.flops import base, is_contraction, is_entrywise, is_plumbing, is_view, macs
+from initio.interpreters.flops import is_contraction, macs
+from initio.interpreters.kinds import base, is_entrywise, is_plumbing, is_view
 from initio.interpreters.memory import Groups, itemsize, memory, saved, saved_bytes
 
 __all__ = ["count"]
@@ -168,7 +169,7 @@ def _modules(record: Record, work: list[Work], keepers: Mapping[int, tuple[str, 
                 own["backward"][path],
                 kept_below[path],
                 kept[path],
-            )  # fmt: skip
+            )
         )
     return tuple(rows)
 

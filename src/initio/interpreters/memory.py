@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from initio.core.counts import Attention, Memory
 from initio.core.record import Node, Record
-from initio.interpreters.flops import base, is_entrywise, is_view
+from initio.interpreters.kinds import base, is_entrywise, is_view
 
 __all__ = ["Groups", "itemsize", "memory", "saved"]
 
@@ -32,7 +32,7 @@ def itemsize(dtype: str) -> int:
     >>> itemsize("bfloat16"), itemsize("float8_e4m3fn")
     (2, 1)
     """
-    return SIZES[dtype] if dtype in SIZES else 1
+    return SIZES.get(dtype, 1)
 
 
 @dataclass
@@ -49,7 +49,8 @@ class _Fused:
 class Groups:
     """The nodes of each attention call, forward and backward, and the storages that a fused kernel would not make.
 
-    `of[node]` is the node of the call's softmax (-1: outside of attention), `members` the call's own nodes without those of its backward pass.
+    `of[node]` is the node of the call's softmax (-1: outside of attention), `members` the call's own
+    nodes without those of its backward pass.
     """
 
     def __init__(self, record: Record, attention: Attention) -> None:
