@@ -42,23 +42,54 @@ def analyze(model_or_factory: Any, inputs: Any, *, loss: Loss = None, train: boo
     Raises:
         InitioError: inputs that make no sense, a factory that fails or returns no module, NaN in a built module.
     """
-    args, kwargs = normalise(inputs)
-    capture = importlib.import_module("initio.capture.program")
-    construction, tree = _constructed(model_or_factory)
-    model = construction.model
-    if not any(node.trainable or node.parameters for node in tree.modules) and not any(True for _ in model.parameters()):
+    return _Step(model_or_factory, inputs, loss).analyze(train)
+
+
+class _Step:
+    """A constructed model with its inputs, ready to be analysed in either mode."""
+
+    def __init__(self, model_or_factory: Any, inputs: Any, loss: Loss) -> None:
+        self.args, self.kwargs = normalise(inputs)
+        self.loss = loss
+        self.construction, self.tree = _constructed(model_or_factory)
+        _with_parameters(self.construction.model, self.tree)
+
+    def analyze(self, train: bool, *, backward: bool = True, moments: bool = True) -> Analysis:
+        """Record the step, and propagate moments through the record."""
+        capture = importlib.import_module("initio.capture.program")
+        settings = {"loss": self.loss, "train": train, "construction": self.construction, "backward": backward}
+        try:
+            record = capture.record(self.construction.model, self.args, self.kwargs, **settings)
+        except capture.RecordingError as error:
+            raise InitioError("a step that can be recorded", str(error), where="record") from error
+        _matching(record)
+        if not moments:
+            return Analysis.build(record, {}, tree=self.tree)
+        propagate = importlib.import_module("initio.interpreters.propagate")
+        found = propagate.propagate(record)
+        spreads = importlib.import_module("initio.interpreters.noise").spread(record, found)
+        summaries = {value: _summary(m, spreads.get(value, math.nan)) for value, m in found.items()}
+        return Analysis.build(record, summaries, tree=self.tree, waiting=propagate.waiting(record, found))
+
+    def other(self, train: bool) -> Callable[[bool], Analysis | None]:
+        """Makes the forward pass in the mode that is not `train`; None where it cannot be recorded."""
+
+        def make(moments: bool) -> Analysis | None:
+            try:
+                found = self.analyze(not train, backward=False, moments=moments)
+            except InitioError:
+                return None
+            return found if found.record.crash is None else None
+
+        return make
+
+
+def _with_parameters(model: Any, tree: ModuleTree) -> None:
+    held = importlib.import_module("initio.capture.loose").held_tensors
+    registered = any(node.trainable or node.parameters for node in tree.modules) or any(True for _ in model.parameters())
+    if not registered and not any(each.tensor.requires_grad for each in held(dict(model.named_modules()))):
         remedy = "Register its layers as attributes, nn.ModuleList or nn.Parameter; there is nothing to initialise otherwise."
         raise InitioError("a model with parameters", f"{type(model).__name__} has none", where="model", remedy=remedy)
-    try:
-        record = capture.record(model, args, kwargs, loss=loss, train=train, construction=construction)
-    except capture.RecordingError as error:
-        raise InitioError("a step that can be recorded", str(error), where="record") from error
-    _matching(record)
-    propagate = importlib.import_module("initio.interpreters.propagate")
-    moments = propagate.propagate(record)
-    spreads = importlib.import_module("initio.interpreters.noise").spread(record, moments)
-    summaries = {value: _summary(m, spreads.get(value, math.nan)) for value, m in moments.items()}
-    return Analysis.build(record, summaries, tree=tree, waiting=propagate.waiting(record, moments))
 
 
 def _matching(record: Record) -> None:
@@ -172,16 +203,17 @@ def check(
     """Analyse a model and run the checks over it; `select` and `ignore` are prefixes of codes.
 
     Raises:
-        InitioError: as `analyze`, and where the model's own code raises.
+        InitioError: as `analyze`, and where the model's own code raises and no check says why.
     """
     framework = importlib.import_module("initio.checks.framework")
     select, ignore = tuple(select), tuple(ignore)
     framework.validate((*select, *ignore))
-    analysis = analyze(model_or_factory, inputs, loss=loss, train=train)
+    step = _Step(model_or_factory, inputs, loss)
+    analysis = step.analyze(train)
     name = target or getattr(model_or_factory, "__qualname__", type(model_or_factory).__name__)
-    if analysis.record.crash is not None:
+    findings = framework.run(analysis, other=step.other(train))
+    if analysis.record.crash is not None and not any(finding.code in framework.EXPLAINS_CRASH for finding in findings):
         raise crash_error(analysis.record.crash, name)
-    findings = framework.run(analysis)
     return Report(name, findings, analysis).select(select, ignore)
 
 

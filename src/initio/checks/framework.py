@@ -17,18 +17,42 @@ from initio.core.record import Node, Parameter, Record, Source
 from initio.core.report import SEVERITIES, selected
 from initio.core.tree import ModuleNode, ModuleTree
 
-__all__ = ["HEADINGS", "Check", "Context", "Found", "all_checks", "check", "find_check", "run", "validate"]
+__all__ = ["EXPLAINS_CRASH", "HEADINGS", "Check", "Context", "Found", "all_checks", "check", "find_check", "run", "validate"]
 
 CAUSES = ("REG", "MOD", "SHP", "LOS", "BAT", "RES", "INI", "SIG", "GRD")
 
 HEADINGS = ("What it does", "Why is this bad", "Example", "Use instead", "References")
 
 
+Other = Callable[[bool], "Analysis | None"]
+"""Makes the analysis of the same step in the other mode; the argument says whether with moments."""
+
+
 @dataclass(frozen=True)
 class Context:
-    """All that a check may look at: the analysis (record and moments) and the module tree."""
+    """All that a check may look at: the analysis (record and moments), the module tree, and the same step in the other mode.
+
+    `make_other` analyses the step in evaluation mode where `analysis` is in training mode, and the other way round, with moments or
+    without; only a check that has a reason to calls for it, by `other` or `evaluation`.
+    """
 
     analysis: Analysis
+    make_other: Other | None = None
+
+    @cached_property
+    def other(self) -> Analysis | None:
+        """The forward pass in the other mode, with its moments; None where it is not to be had."""
+        return None if self.make_other is None else self.make_other(True)
+
+    @cached_property
+    def evaluation(self) -> Record | None:
+        """The record of the forward pass in evaluation mode; None where it is not to be had."""
+        if not self.record.training:
+            return self.record
+        if "other" in self.__dict__ or self.make_other is None:
+            return None if self.other is None else self.other.record
+        made = self.make_other(False)
+        return None if made is None else made.record
 
     @property
     def record(self) -> Record:
@@ -191,9 +215,52 @@ def _cause(code: str) -> int:
     return CAUSES.index(code[:3]) if code[:3] in CAUSES else len(CAUSES)
 
 
-def run(analysis: Analysis, select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Finding, ...]:
-    """Run the selected checks over an analysis; the gravest findings first, then by code and module."""
-    context = Context(analysis)
+DESPITE_CRASH = ("REG101", "REG102", "REG106", "MOD102", "SHP101", "SHP105")
+EXPLAINS_CRASH = ("MOD102", "SHP105")
+
+SYMPTOMS = {
+    "GRD103": ("ATT101", "NRM104", "INI101", "LOS103", "RES102", "NRM101"),
+    "GRD102": ("REG104", "MOD102"),
+    "SIG102": ("SIG101",),
+    "INI102": ("REG105",),
+    "MOD101": ("REG104",),
+    "SIG104": ("MOD101", "REG104"),
+    "SHP104": ("LOS103",),
+    "SHP105": ("MOD102", "REG101"),
+    "ACT103": ("LOS101", "LOS102"),
+    "ACT104": ("LOS101", "LOS102", "LOS103"),
+    "TIE101": ("REG105",),
+}
+"""Code → codes that explain it: where one of those stands at the same module or line, the symptom is not told."""
+
+
+def _explained(finding: Finding, findings: Iterable[Finding]) -> bool:
+    """Whether another finding is the cause of this one."""
+    places = {finding.module, *finding.also}
+    for other in findings:
+        if other.code in SYMPTOMS.get(finding.code, ()):
+            same = other.source is not None and finding.source is not None and str(other.source) == str(finding.source)
+            if same or places & {other.module, *other.also}:
+                return True
+    return False
+
+
+def run(
+    analysis: Analysis,
+    select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    *,
+    other: Other | None = None,
+) -> tuple[Finding, ...]:
+    """Run the selected checks over an analysis; the gravest findings first, then by code and module.
+
+    `other` makes the analysis of the same step in the other mode; checks that compare the modes are silent without it. Of a record
+    that ends with a crash, only what stands whatever comes after it is checked.
+    """
+    context = Context(analysis, other)
     chosen = [candidate for candidate in all_checks() if selected(candidate.code, tuple(select), tuple(ignore))]
-    findings = [finding for candidate in chosen for finding in candidate(context)]
+    if analysis.record.crash is not None:
+        chosen = [candidate for candidate in chosen if candidate.code in DESPITE_CRASH]
+    found = [finding for candidate in chosen for finding in candidate(context)]
+    findings = [finding for finding in found if not _explained(finding, found)]
     return tuple(sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), _cause(finding.code), finding.code)))
