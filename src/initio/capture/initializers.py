@@ -41,7 +41,8 @@ class Construction:
     `model` has its parameters on the meta device where `origin` is "drawn", and is the caller's own
     module where it is "values". `distributions` covers every parameter and buffer by its first name;
     `sources` gives the line that made the owning module, `module_sources` that of each module path.
-    `initial` holds small known values that are not constant. `copies` groups the names of parameters with the same random entries. Lazy parameters, whose shape is not known
+    `initial` holds small known values that are not constant. `copies` groups the
+    names of parameters with the same random entries. Lazy parameters, whose shape is not known
     before the first call, have no entry and are named in `notes`.
     """
 
@@ -188,7 +189,7 @@ def _named(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
                 seen.add(id(tensor))
                 yield name, tensor, of == "buffers"
     for held in held_tensors(tree.modules):
-        plain = type(held.tensor) in (Tensor, nn.Parameter) and held.tensor.layout is torch.strided
+        plain = type(held.tensor) in (Tensor, nn.Parameter) and held.tensor.layout is torch.strided and held.tensor.is_leaf
         if plain and (held.tensor.requires_grad or held.tensor.is_meta):
             yield held.name, held.tensor, False
 

@@ -241,7 +241,7 @@ class _Run:
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided or is_lazy(tensor):
             return {}
         twin = tensor
-        if tensor.requires_grad or tensor.device.type == "meta":
+        if tensor.is_leaf and (tensor.requires_grad or tensor.device.type == "meta"):
             law = known.get(held.name)
             if law is None and tensor.device.type == "meta":
                 return {}
