@@ -240,6 +240,8 @@ class Case:
 
     The draws come from the op itself, from `run(*specs drawn)` where that is given (specs in the order of their first use in
     the arguments, one draw each), or from autograd: the gradients of `forward(*wrt)` with the cotangent `cotangent`.
+    With `linear` (an affine map of independent `Normal` inputs, or of the cotangent alone) nothing is drawn: the matrix of the
+    map, read off the op itself, gives the exact moments, and the rule must agree to 1e-9.
     `outputs` names the outputs that are compared (default: all that the rule claims and that are drawn).
     `approximate` (≤ 1 %, of the scale of an entry) is the size of a neglected term, which `why` names.
     """
@@ -253,6 +255,7 @@ class Case:
     wrt: tuple[Spec, ...] = ()
     cotangent: Spec | None = None
     outputs: tuple[int, ...] | None = None
+    linear: bool = False
     approximate: float = 0.0
     why: str = ""
     seed: int = 0
@@ -287,8 +290,8 @@ def _fill(x: Any, table: Mapping[Spec, Any]) -> Any:
     return x
 
 
-def _draw(case: Case, n: int) -> list[Tensor | None]:
-    drawn: dict[Spec, Tensor] = {}
+def _draw(case: Case, n: int, drawn: dict[Spec, Tensor] | None = None) -> list[Tensor | None]:
+    drawn = {} if drawn is None else drawn
     specs = case.specs()
     for s in specs:
         s.sample(n, drawn)
@@ -352,6 +355,12 @@ class Estimate:
             self.means[b].append(np.bincount(self.kind, part.mean(axis=0), len(self.kinds)) / np.maximum(self.kinds, 1))
             self.grams[b].append(np.bincount(self.pair, (part.T @ part / len(part)).ravel(), len(self.pairs)) / np.maximum(self.pairs, 1))
 
+    def exact(self, mean: Any, second: Any) -> None:
+        """Take given moments for the estimate."""
+        for b in range(BATCHES):
+            self.means[b].append(np.bincount(self.kind, mean, len(self.kinds)) / np.maximum(self.kinds, 1))
+            self.grams[b].append(np.bincount(self.pair, second.ravel(), len(self.pairs)) / np.maximum(self.pairs, 1))
+
     def result(self) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
         """(estimate, standard error) of the means and of the gram."""
         out = []
@@ -369,14 +378,14 @@ def _scales(x: Moments) -> tuple[Any, Any]:
     return root.ravel(), (u * v).ravel()
 
 
-def deviations(claim: Moments, estimate: Estimate, approximate: float) -> list[str]:
+def deviations(claim: Moments, estimate: Estimate, approximate: float, rounding: float = 1e-7) -> list[str]:
     """What differs by more than LIMIT standard errors (and the declared neglected term)."""
     bad: list[str] = []
     counts = (estimate.kinds, estimate.pairs)
     arrays = (claim.mean, claim.gram)
     for name, array, (value, error), scale, count in zip(("mean", "gram"), arrays, estimate.result(), _scales(claim), counts, strict=True):
         claimed = array.ravel()
-        allowed = LIMIT * error + (approximate + 1e-7) * scale
+        allowed = LIMIT * error + (approximate + rounding) * scale
         for c in np.flatnonzero((count > 0) & ~(np.abs(claimed - value) <= allowed)):
             index = tuple(int(i) for i in np.unravel_index(c, array.shape))
             z, share = (claimed[c] - value[c]) / max(error[c], 1e-300), abs(claimed[c] - value[c]) / max(scale[c], 1e-300)
@@ -389,6 +398,69 @@ def widened(x: Moments, factor: float = 1.02) -> Moments:
     return replace(x, mean=x.mean * math.sqrt(factor), gram=x.gram * factor)
 
 
+def _matrix(case: Case) -> tuple[list[tuple[Any, Any, tuple[int, ...]]], list[Normal]]:
+    """(matrix, offset, shape) of every output of an affine op, and its inputs."""
+    inputs = [s for s in case.specs() if isinstance(s, Normal)] if case.forward is None else [case.cotangent]
+    assert all(isinstance(s, Normal) for s in inputs), "a linear case has Normal inputs"
+    sizes = [math.prod(s.shape) for s in inputs]  # type: ignore[union-attr]
+    rows = torch.cat([torch.zeros(1, sum(sizes), dtype=torch.float64), torch.eye(sum(sizes), dtype=torch.float64)])
+    parts = torch.split(rows, sizes, dim=1)
+    drawn: dict[Spec, Tensor] = {s: p.reshape(-1, *s.shape) for s, p in zip(inputs, parts, strict=True)}  # type: ignore[union-attr, misc]
+    outs = _draw(case, 1 + sum(sizes), drawn)
+    made = []
+    for out in outs:
+        if out is None or not out.is_floating_point():
+            made.append(None)
+            continue
+        flat = out.double().numpy().reshape(len(rows), -1)
+        made.append(((flat[1:] - flat[0]).T, flat[0], tuple(out.shape[1:])))
+    return made, inputs  # type: ignore[return-value]
+
+
+def _covariance(x: Normal) -> Any:
+    """The covariance matrix of a Gaussian array."""
+    index = np.indices(x.shape).reshape(len(x.shape), -1)
+    total = np.zeros((index.shape[1],) * 2)
+    for subset, variance in x.parts.items():
+        agree = np.ones_like(total)
+        for d in subset:
+            agree *= index[d][:, None] == index[d][None]
+        total += variance * agree
+    scale = x.scale.ravel()
+    return total * scale[:, None] * scale[None]
+
+
+def check_linear(case: Case) -> None:
+    """Compare the rule with the exact moments of an affine map."""
+    seed(case.seed)
+    outs, inputs = _matrix(case)
+    claims = apply_rule(case, tuple(o[2] for o in outs if o is not None))
+    mean = np.concatenate([x.shift.ravel() for x in inputs])
+    covariance = np.zeros((len(mean),) * 2)
+    at = 0
+    for x in inputs:
+        block = _covariance(x)
+        covariance[at : at + len(block), at : at + len(block)] = block
+        at += len(block)
+    compared = 0
+    for k, (claim, out) in enumerate(zip(claims, outs)):
+        if out is None or claim is None or (case.outputs is not None and k not in case.outputs):
+            continue
+        matrix, offset, shape = out
+        assert isinstance(claim, Moments), f"output {k}: {claim}"
+        assert claim.shape == shape, f"output {k}: shape {claim.shape}, the op gives {shape}"
+        estimate = Estimate(claim.axes)
+        m = matrix @ mean + offset
+        second = matrix @ covariance @ matrix.T + np.outer(m, m)
+        estimate.exact(m, second)
+        bad = deviations(claim, estimate, case.approximate, 1e-9)
+        assert not bad, "\n  ".join([f"output {k} of {case}, exactly, axes {claim.axes}: {len(bad)} entries differ", *bad[:12]])
+        if claim.total_second > 0:
+            assert deviations(widened(claim), estimate, case.approximate), f"output {k} of {case}: two per cent too much goes unnoticed"
+        compared += 1
+    assert compared, "no output to compare"
+
+
 def seed(value: int) -> None:
     """Restart both generators."""
     torch.manual_seed(value)
@@ -399,6 +471,9 @@ def check(case: Case) -> None:
     """Compare the rule with draws; then make sure that the comparison would notice two per cent."""
     assert case.approximate <= 0.01, "a neglected term of more than one per cent is an error"
     assert not case.approximate or case.why, "name the neglected term"
+    if case.linear:
+        check_linear(case)
+        return
     seed(case.seed)
     n = BATCHES * 10
     draws = _draw(case, n)
@@ -424,8 +499,10 @@ def check(case: Case) -> None:
             for (_, error), scale, count in zip(e.result(), _scales(claims[k]), (e.kinds, e.pairs), strict=True):  # type: ignore[arg-type]
                 relative = np.divide(error, scale, out=np.zeros_like(error), where=scale > 0)
                 worst = max(worst, float(np.max(relative[count > 0], initial=0.0)))
-                if np.any(relative > 0):
-                    needed = max(needed, float(np.min(relative[relative > 0])) / SHARPEST)
+            size = np.abs(claims[k].gram.ravel())  # type: ignore[union-attr]
+            share = np.divide(e.result()[1][1], size, out=np.full(e.pairs.shape, np.inf), where=size > 0)[e.pairs > 0]
+            if np.isfinite(share).any():
+                needed = max(needed, float(share.min()) / SHARPEST)
         needed = max(needed, worst / PRECISION)
         if needed <= 1.0 or done >= MOST:
             break

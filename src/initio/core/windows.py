@@ -108,12 +108,13 @@ def _near(taps: Taps) -> tuple[Labels, Labels, Labels]:
     """Windows w and v with common entries (w = v among them), and the number of these."""
     index, n = taps.index, taps.n_out
     first, second, shared = [np.zeros(0, dtype=np.intp)], [np.zeros(0, dtype=np.intp)], [np.zeros(0, dtype=np.intp)]
+    last, begin = index.max(axis=0), np.where(index >= 0, index, taps.n_in).min(axis=0)
     for shift in range(n):
         p = np.arange(n - shift)
+        if np.all(begin[shift:] > last[: n - shift]):
+            break
         left, right = index[:, None, : n - shift], index[None, :, shift:]
         common = ((left == right) & (left >= 0)).sum(axis=(0, 1))
-        if not common.any():
-            break
         for a, b in ((p, p + shift), (p + shift, p))[: 1 + (shift > 0)]:
             first.append(a[common > 0])
             second.append(b[common > 0])

@@ -1,0 +1,257 @@
+"""Maxima over windows: the largest of exchangeable normals forward, the chosen entry of every window backward."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from initio.core.algebra import same_axes
+from initio.core.axes import Array, Axis, Taps, axis, axis_map
+from initio.core.extremes import max_pair
+from initio.core.gaussian import expect, expect2
+from initio.core.moments import Factor, Moments, Unknown, along, fresh_source, pair_values, worst
+from initio.core.scalar import IDENTITY, Scalar, affine
+from initio.core.windows import choice_matrix, chosen, maxima, overlap_counts
+from initio.rules.linear import window_taps
+from initio.rules.table import Result, context, rule
+
+__all__ = ["listed", "windows"]
+
+
+def listed(value: Any, n: int, default: Sequence[int] | None = None) -> list[int]:
+    """One number for each of n dimensions."""
+    values = [int(v) for v in (value if isinstance(value, (tuple, list)) else [value])]
+    if not values and default is not None:
+        return list(default)
+    return values * n if len(values) == 1 else values
+
+
+def windows(shape: Sequence[int], out: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> list[Taps]:
+    """The taps of a pooling along each dimension."""
+    n = len(shape)
+    k = listed(kernel, n)
+    s, p, d = listed(stride, n, k), listed(padding, n), listed(dilation, n)
+    return [window_taps(shape[i], k[i], s[i], p[i], d[i], out[i]) for i in range(n)]
+
+
+@dataclass(frozen=True)
+class _Exchangeable:
+    """X = f(u), u normal: mean, and covariance at equal (`near`) and different (`far`) positions, by kind and pair class of the other axes."""
+
+    f: Scalar
+    x: Moments
+    others: tuple[Axis, ...]
+    mean: Array
+    near: Array
+    far: Array
+
+    @property
+    def own(self) -> float:
+        """Variance of what a position has for itself."""
+        at = tuple(a.diagonal for a in self.others)
+        return max(float(np.mean(self.near[at] - self.far[at])), 0.0)
+
+    @property
+    def common(self) -> Array:
+        """Variance of what the positions share."""
+        return np.clip(self.far[tuple(a.diagonal for a in self.others)], 0.0, None)
+
+    def agreement(self, n: int) -> Array:
+        """Cov(T, T′) / Var T of the maxima over n entries at the same positions, by pair class of the other axes."""
+        own = self.own
+        r = np.clip((self.near - self.far) / own, -1.0, 1.0) if own > 0 else np.zeros_like(self.near)
+        r = np.where(np.abs(r) < 1e-9, 0.0, np.where(np.abs(r - 1) < 1e-9, 1.0, r))
+        out = r.copy()
+        if n == 1:
+            return out
+        for value in np.unique(r[(r != 0) & (r != 1)]).tolist():
+            at, one, zero = (float(max_pair(0.0, 1.0, 0.0, 0.0, n, aligned=a)) for a in (value, 1.0, 0.0))
+            out[r == value] = (at - zero) / (one - zero)
+        return out
+
+
+def _exchangeable(x: Moments, n: int) -> _Exchangeable:
+    x = x.with_law()
+    if len(x.law) > 1 or not (x.law[0].fn is IDENTITY or x.law[0].fn.increasing):
+        x = replace(x.opaque(), extra={})
+    rank = len(x.dims)
+    for d in range(rank - n, rank):
+        x = x.with_axis(d)
+    f = x.law[0]
+    mean, gram = f.field.mean, f.field.gram
+    at = [x.span(d)[0] for d in range(rank - n, rank)]
+    for i in at:
+        a = x.axes[i]
+        different = np.where(a.same, 0.0, a.pairs)
+        different = different if different.sum() > 0 else a.pairs
+        rows = np.stack([different / different.sum(), np.where(a.same, a.pairs, 0.0) / a.size])
+        gram = along(rows, gram, i)
+        mean = along((a.counts / a.size)[None], mean, i)
+    pick = [slice(None)] * len(at)
+    others = tuple(x.axes[: at[0]])
+    mean = mean[(..., *[0] * len(at))]
+    u, v = pair_values(others, mean)
+    _ = pick
+    return _Exchangeable(f.fn, x, others, mean, gram[(..., *[1] * n)] - u * v, gram[(..., *[0] * n)] - u * v)
+
+
+@rule("aten.max_pool1d", "aten.max_pool2d", "aten.max_pool3d", "aten.max_pool1d_with_indices", "aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices")
+def max_pool(x: Moments, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False) -> Result:
+    """Maximum over windows: y = f(max u) for an increasing f."""
+    name = context().node.op.split("max_pool")[1]
+    n, out = int(name[0]), context().shapes[0]
+    made = maximum(x, windows(x.shape[-n:], out[-n:], kernel, stride, padding, dilation))
+    return (made, Moments.iid(out, 0.0, 0.0)) if "with_indices" in name else made
+
+
+@rule("aten.adaptive_max_pool1d", "aten.adaptive_max_pool2d", "aten.adaptive_max_pool3d")
+def adaptive_max_pool(x: Moments, size: Any) -> Result:
+    """Maximum over windows that divide the map."""
+    n, out = int(context().node.op.split("max_pool")[1][0]), context().shapes[0]
+    return maximum(x, [adaptive_taps(x.shape[-n + i], out[-n + i]) for i in range(n)]), Moments.iid(out, 0.0, 0.0)
+
+
+def adaptive_taps(n: int, out: int) -> Taps:
+    """Windows ⌊i n / out⌋ to ⌈(i + 1) n / out⌉."""
+    bounds = [(i * n // out, -(-(i + 1) * n // out)) for i in range(out)]
+    index = np.full((max(b - a for a, b in bounds), out), -1)
+    for p, (a, b) in enumerate(bounds):
+        index[: b - a, p] = np.arange(a, b)
+    return Taps(index, n)
+
+
+def maximum(x: Moments, taps: Sequence[Taps]) -> Moments:
+    """f(max u) over windows: windows apart share W only; those that overlap, and the same window elsewhere, covary in what is their own too."""
+    n = len(taps)
+    e = _exchangeable(x, n)
+    flat = [axis(t.n_in) for t in taps]
+    outs = [axis_map(a, t).axis for a, t in zip(flat, taps, strict=True)]
+    tables = [overlap_counts(t, a) for t, a in zip(taps, outs, strict=True)]
+    kinds = list(zip(e.mean.ravel().tolist(), e.common.ravel().tolist(), strict=True))
+    laws = [maxima(e.f, m, c, e.own) for m, c in kinds]
+    index = np.arange(len(kinds)).reshape(e.mean.shape)
+    first, second = (v.ravel().astype(int) for v in pair_values(e.others, index))
+    common = e.common.ravel()
+    rho = np.divide(e.far.ravel(), np.sqrt(common[first] * common[second]), out=np.zeros(first.size), where=common[first] * common[second] > 0)
+    rho = np.clip(rho, -1.0, 1.0)
+    powers = rho[:, None] ** np.arange(len(laws[0].coefficients(1)))
+    cache: dict[tuple[int, int, int], Array] = {}
+
+    def pair(n1: int, n2: int, s: int) -> Array:
+        """E f(max₁) f(max₂) for all pair classes of the other axes."""
+        if (n1, n2, s) not in cache:
+            a, b = (np.stack([law.coefficients(k) for law in laws]) for k in (n1, n2))
+            value = (a[first] * b[second] * powers).sum(axis=1)
+            if s:
+                excess = np.array([law.both(n1, n2, s) for law in laws]) - (a * b).sum(axis=1)
+                value = value + e.agreement(s).ravel() * np.sqrt(np.maximum(excess[first], 0.0) * np.maximum(excess[second], 0.0))
+            cache[n1, n2, s] = value
+        return cache[n1, n2, s]
+
+    mean = np.zeros([len(kinds)] + [a.K for a in outs])
+    for k in np.ndindex(*[a.K for a in outs]):
+        entries = [tables[i][a.K * a.K + k[i]] for i, a in enumerate(outs)]
+        for combination in itertools.product(*entries):
+            size = math.prod(c[1] for c in combination)
+            mean[(slice(None), *k)] += math.prod(c[0] for c in combination) * np.array([law.coefficients(size)[0] for law in laws])
+    gram = np.zeros([first.size] + [a.P for a in outs])
+    for c in np.ndindex(*[a.P for a in outs]):
+        for combination in itertools.product(*[tables[i][k] for i, k in enumerate(c)]):
+            n1, n2, s = (math.prod(row[k] for row in combination) for k in (1, 2, 3))
+            gram[(slice(None), *c)] += math.prod(row[0] for row in combination) * pair(n1, n2, s)
+    axes = [*e.others, *outs]
+    dims = e.x.dims
+    made = Moments.gaussian(axes, dims, mean.reshape([a.K for a in axes]), gram.reshape([a.P for a in axes]), x.sources, claim=worst(x.claim, "rule"))
+    return made.without_ones()
+
+
+@rule("aten.max_pool2d_with_indices_backward", "aten.max_pool3d_with_indices_backward")
+def max_pool_backward(grad: Moments, x: Moments, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, indices: Any) -> Result:
+    """The cotangent of every window at its largest entry."""
+    n = 2 if "2d" in context().node.op else 3
+    return placed_at_maxima(grad, x, windows(x.shape[-n:], grad.shape[-n:], kernel, stride, padding, dilation))
+
+
+@rule("aten.adaptive_max_pool2d_backward", "aten.adaptive_max_pool3d_backward")
+def adaptive_max_pool_backward(grad: Moments, x: Moments, indices: Any) -> Result:
+    """The cotangent of every window at its largest entry."""
+    n = 2 if "2d" in context().node.op else 3
+    return placed_at_maxima(grad, x, [adaptive_taps(x.shape[-n + i], grad.shape[-n + i]) for i in range(n)])
+
+
+def placed_at_maxima(grad: Moments, x: Moments, taps: Sequence[Taps]) -> Moments | Unknown:
+    """dx_i = Σ_w g_w B_wi, B_wi = 1[u_i is the largest of window w], for g independent of u.
+
+    E[dx_i dx_j] = Σ_{w ∋ i, v ∋ j} E[g_w g_v] P(w chooses i, v chooses j). Given u_i an entry is chosen with a probability p(u_i)
+    that rises with it: dx = g′ p(u) + noise, where the noise (g B less its expectation given u) is uncorrelated between
+    positions and has the second moment E[g²] (p − p²)(u). Both are kept as terms, for functions of the same u to come.
+    """
+    n = len(taps)
+    lead = len(x.dims) - n
+    g = replace(grad, law=(), extra={})
+    e = _exchangeable(x, n)
+    x = e.x
+    for d in range(lead):
+        if g.shape[d] > 1:
+            g, x = same_axes([g, x], [d, d])
+    e = _exchangeable(x, n)
+    x = e.x
+    for d in range(lead, lead + n):
+        g = g.with_axis(d)
+    outs = tuple(g.axes[g.span(d)[0]] for d in range(lead, lead + n))
+    sources = tuple(x.axes[x.span(d)[0]] for d in range(lead, lead + n))
+    others = tuple(x.axes[: len(x.axes) - n])
+    if tuple(g.axes[: len(g.axes) - n]) != others:
+        return Unknown("a cotangent whose axes do not match those of the pooled tensor")
+    aligned, split = choice_matrix(tuple(taps), sources, outs)
+    mean, apart = g.mean, g.gram
+    for i, (t, a, b) in enumerate(zip(taps, sources, outs, strict=True)):
+        sizes = np.maximum((t.index >= 0).sum(axis=0), 1)
+        m = axis_map(b, Taps(t.index, t.n_in, 1.0 / sizes).transposed(), a)
+        mean, apart = along(m.mean, mean, len(others) + i), along(m.coherent, apart, len(others) + i)
+    shape = apart.shape
+    rows = g.gram.reshape(-1, math.prod(b.P for b in outs))
+    size = max(round(math.prod(float((t.index >= 0).sum(axis=0).mean()) for t in taps)), 1)
+    agree = e.agreement(size).reshape(-1, 1)
+    gram = ((1 - agree) * apart.reshape(len(rows), -1) + agree * (rows @ aligned.T)).reshape(shape)
+    return _with_choice(Moments.gaussian(x.axes, x.dims, mean, gram, grad.sources, claim=worst(grad.claim, x.claim, "rule")), apart, split, size, g, e)
+
+
+def _with_choice(dx: Moments, apart: Array, split: Sequence[tuple[int, Array]], size: int, g: Moments, e: _Exchangeable) -> Moments:
+    """The law of dx given u: g′ p(u) + noise."""
+    u = e.x.law[0].field
+    axes, same = dx.axes, tuple(a.diagonal for a in dx.axes)
+    share = float(e.common.mean()) / max(float(e.common.mean()) + e.own, 1e-300)
+    own_axes = tuple(a.diagonal for a in e.others)
+    standard = affine(1.0 / math.sqrt(max(float(e.common.mean()) + e.own, 1e-300)), -float(e.mean.mean()) / math.sqrt(max(float(e.common.mean()) + e.own, 1e-300)))
+    p = standard.then(chosen(size, share))
+    # E[dx² | u], averaged over positions, by the number of entries of the windows together
+    second = g.gram[own_axes].reshape(-1, math.prod(g.gram.shape[len(own_axes) :])).mean(axis=0)
+    weights = [(standard.then(chosen(m, share)), float(w @ second)) for m, w in split]
+    whole, expected = sum(w for _, w in weights), float((dx.weights * apart[same]).sum())
+
+    def spread(v: Any) -> Any:
+        return np.sqrt(np.maximum(sum(w * f(v) for f, w in weights) - expected * p(v) ** 2, 0.0) / max(whole, 1e-300))
+
+    m, s = u.mean, np.maximum(u.gram[same] - u.mean**2, 0.0)
+    (m1, m2), (s1, s2) = pair_values(axes, m), pair_values(axes, s)
+    mass = np.asarray(expect2(p, p, m1, s1, m2, s2, u.gram - m1 * m2))
+    first = dx.gram / mass
+    first[same] = np.minimum(apart[same], dx.gram[same] / mass[same])
+    bit, noise = fresh_source(), fresh_source()
+    odd = bit if not np.any(dx.mean) else 0
+    shared = Moments.gaussian(axes, dx.dims, dx.mean / np.asarray(expect(p, m, s)), first, bit)
+    t1 = Moments(axes, dx.dims, dx.mean, first * mass, (Factor(IDENTITY, shared.law[0].field), Factor(p, u)), bit | u.sources, odd, dx.claim)
+    rest = Scalar("spread of the choice", spread)
+    left = np.zeros_like(dx.gram)
+    left[same] = np.maximum(dx.gram[same] - t1.gram[same], 0.0)
+    scaled = left.copy()
+    scaled[same] /= np.maximum(np.asarray(expect(rest.times(rest), m, s)), 1e-300)
+    white = Moments.gaussian(axes, dx.dims, np.zeros_like(dx.mean), scaled, noise)
+    t2 = Moments(axes, dx.dims, np.zeros_like(dx.mean), left, (Factor(IDENTITY, white.law[0].field), Factor(rest, u)), noise | u.sources, noise, dx.claim)
+    return Moments(axes, dx.dims, dx.mean, dx.gram, t1.law, bit | noise | u.sources, odd, dx.claim, {"terms": (t1, t2)}).without_ones()
