@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from initio.capture.loose import Held, held_tensors
+from initio.capture.loose import Held, follows_moves, held_tensors
 from initio.capture.losses import LOSSES, apply_loss
 from initio.capture.modes import Events, Operations
 from initio.capture.modules import Calls, Snapshot, Tree, named_tensors
@@ -41,7 +41,7 @@ from initio.capture.sampling import describe_values, draw
 from initio.capture.shadows import Fill, constant_array
 from initio.core.distribution import Distribution
 from initio.core.inputs import InputSpec
-from initio.core.record import Crash, Input, Output, Parameter, Record, Source
+from initio.core.record import Crash, Input, Loose, Output, Parameter, Record, Source
 
 __all__ = ["Construction", "RecordingError", "record"]
 
@@ -459,8 +459,20 @@ class _Run:
             self.crash,
             tuple(tape.notes),
             modules,
+            loose=tuple(self._held(held, twin) for held, twin in self.held),
             storages=tuple(memory.sizes),
         )
+
+    def _held(self, held: Held, twin: Tensor) -> Loose:
+        uses = [use for use in self.recorder.loose[id(twin)] if use.phase != "backward"]
+        source = next((use.source for use in uses if use.source is not None), None)
+        moved = id(twin) in self.recorder.moved or follows_moves(held.module)
+        indexes = bool(uses) and all(use.function in ("__getitem__", "index_select", "embedding", "gather", "tolist") for use in uses)
+        tensor, parameter = held.tensor, isinstance(held.tensor, nn.Parameter)
+        shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        where = (held.name, held.owner, held.attribute, held.container, shape, dtype)
+        module = uses[0].module if uses else ""
+        return Loose(*where, tensor.requires_grad, parameter, bool(uses), moved, indexes, source, module)
 
 
 boundaries.add(_Run._run.__code__)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
+from initio.checks.source import assignment
 from initio.core.analysis import Analysis
 from initio.core.errors import InitioError
 from initio.core.finding import Finding, Fix, Severity
@@ -92,6 +93,16 @@ class Context:
     def modules(self) -> dict[str, ModuleNode]:
         """Path → module."""
         return self.tree.by_path()
+
+    def kind(self, path: str) -> str:
+        """The class of the module at a path."""
+        node = self.modules.get(path)
+        return path if node is None else node.kind
+
+    def assigned(self, owner: str, attribute: str) -> Source | None:
+        """The line where the class of the module `owner` assigns `self.attribute`, in its source."""
+        node = self.modules.get(owner)
+        return None if node is None or node.defined is None else assignment(node.defined, attribute)
 
     def made(self, path: str) -> Source | None:
         """The line where the module at a path was made, or that of its first call."""
