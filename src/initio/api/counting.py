@@ -215,7 +215,7 @@ def _result(fitted: Mapping[str, Polynomial], wrong: set[str], grid: Mapping[str
 def _points(name: str, here: int, degree: int, period: int) -> list[int]:
     """degree + 1 points to fit and one to verify. Tokens stay below what was asked for, where a table of positions may end."""
     if name == "batch":
-        return [2, 3, 4, 6][: degree + 1] + [7]
+        return [*[2, 3, 4, 6][: degree + 1], 7]
     if name == "size":
         return [here + k * period for k in range(degree + 2)]
     step = max(here // (degree + 2), 1)
@@ -223,7 +223,7 @@ def _points(name: str, here: int, degree: int, period: int) -> list[int]:
 
 
 def _tokens(spec: InputSpec) -> bool:
-    return len(spec.shape) == 2 and spec.dtype not in FLOATS or len(spec.shape) == 3
+    return (len(spec.shape) == 2 and spec.dtype not in FLOATS) or len(spec.shape) == 3
 
 
 def _sizes(items: Iterable[Any], names: Iterable[str]) -> dict[str, int]:

@@ -10,7 +10,7 @@ import typer
 
 from initio.cli.output import console, write
 
-__all__ = ["app"]
+__all__ = ["app", "resolved"]
 
 app = typer.Typer(
     name="initio", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown",
@@ -134,7 +134,7 @@ def show(
     from initio.render import terminal
 
     with write(output) as sink:
-        found, given = _resolved(target, inputs, arg)
+        found, given = resolved(target, inputs, arg)
         analysis = analyze(found.build, given, loss=loss or found.loss, train=not evaluate)
         if format is Format.json:
             sink.write(analysis.to_json() + "\n")
@@ -165,7 +165,7 @@ def measure(
     from initio.render.measured import show_compared, tables
 
     with write(output) as sink:
-        found, given = _resolved(target, inputs, arg)
+        found, given = resolved(target, inputs, arg)
         analysis = analyze(found.build, given, loss=loss or found.loss, train=not evaluate)
         if analysis.record.crash is not None:
             raise crash_error(analysis.record.crash, target)
@@ -214,7 +214,8 @@ def _codes(texts: list[str] | None) -> tuple[str, ...]:
     return tuple(code.strip().upper() for text in texts or () for code in text.split(",") if code.strip())
 
 
-def _resolved(target: str, inputs: list[str] | None, arg: list[str] | None) -> tuple[Any, Any]:
+def resolved(target: str, inputs: list[str] | None, arg: list[str] | None) -> tuple[Any, Any]:
+    """The target, and its inputs as given or as inferred."""
     from initio.api.targets import arguments, resolve
     from initio.core.errors import InitioError
     from initio.core.inputs import parse
@@ -240,7 +241,7 @@ def _report(
 
     from initio.api import check as run
 
-    found, given = _resolved(target, inputs, arg)
+    found, given = resolved(target, inputs, arg)
     report = run(found.build, given, loss=loss or found.loss, train=not evaluate, select=select, ignore=ignore, target=target)
     return replace(report, about=found.about)
 

@@ -132,8 +132,8 @@ class Memory:
 
     `saved` is kept from the forward pass for the backward pass, without parameters and buffers: all storages of forward values
     that a backward operation reads (`storages` of them), the model's input among them where it is read. `peak` is the largest sum of
-    storages alive at once beside parameters and buffers, gradients included; a storage lives from the operation that makes it to the last that
-    reads it. `peak_at` is the operation at which that is, `peak_phase` its phase. `state` is what the optimizer keeps for each
+    storages alive at once beside parameters and buffers, gradients included; a storage lives from the operation that makes it to the last
+    that reads it. `peak_at` is the operation at which that is, `peak_phase` its phase. `state` is what the optimizer keeps for each
     parameter in bytes, times `STATES`.
     """
 

@@ -56,8 +56,9 @@ def _works(record: Record, groups: Groups) -> tuple[list[Work], tuple[Uncounted,
         if node.id in groups.members:
             first.setdefault(group, total)
         work.append(Work(total, total if by_weight else 0, 0, moved))
-    for group, position in groups.backward.items():
-        work[position] += Work(first.get(group, 0))  # Q·Kᵀ once more
+    for node, group in zip(record.nodes, groups.of, strict=True):
+        if group in groups.backward and node.id not in groups.members and is_contraction(node.op):
+            work[node.id] += Work(first.pop(group, 0))  # Q·Kᵀ once more
     return work, tuple(Uncounted(op, len(nodes), nodes[0].module) for op, nodes in unknown.items())
 
 
