@@ -11,6 +11,8 @@ import numpy as np
 from initio.core.algebra import add, average, multiply, scalar_value, scale, total
 from initio.core.axes import Array, Axis
 from initio.core.moments import Moments, Unknown, along, fresh_source, pair_values, worst
+from initio.core.spectrum import self_normalised
+from initio.rules.scale_free import divided_by_own_scale, fan_in, scale_cancels, without_radial
 from initio.rules.table import Result, context, rule
 
 __all__ = ["normalise", "normalise_backward"]
@@ -58,28 +60,50 @@ def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) 
         square = np.repeat(np.expand_dims(np.tensordot(square, share, axes=([i], [0])), i), x.axes[i].K, axis=i)
     deviation = np.sqrt(np.maximum(square, 0.0) + eps)
     u, v = pair_values(x.axes, deviation)
-    made = Moments.gaussian(x.axes, x.dims, mean / deviation, gram / (u * v), x.sources, odd=x.odd, claim=worst(x.claim, "rule"))
-    return made, deviation / np.sqrt(_inverse_excess(gram, x.axes, over, eps))
+    normal, inverse = _finite(gram, x.axes, over, eps, gram / (u * v), deviation**-2.0)
+    made = Moments.gaussian(x.axes, x.dims, mean / deviation, normal, x.sources, odd=x.odd, claim=worst(x.claim, "rule"))
+    return made, inverse**-0.5
 
 
-def _inverse_excess(gram: Array, axes: Sequence[Axis], over: Sequence[int], eps: float) -> Array:
-    """E[1/s] E[s] of the mean square s, by kind: s is nearly a Gamma variable with Var s = 2 · mean of the squared covariances (Isserlis)."""
-    index = tuple(slice(None) if i in over else a.diagonal for i, a in enumerate(axes))
-    squared, mean = gram[index] ** 2, gram[tuple(a.diagonal for a in axes)]
-    for i in over:
-        p = axes[i].pairs / axes[i].pairs.sum()
-        squared = np.expand_dims(np.tensordot(squared, p, axes=([i], [0])), i)
-        mean = np.expand_dims(np.tensordot(mean, axes[i].counts / axes[i].size, axes=([i], [0])), i)
-    spread = np.clip(2.0 * squared / np.maximum(mean + eps, 1e-300) ** 2, 0.0, 0.5)
-    return np.broadcast_to(1.0 / (1.0 - spread), [a.K for a in axes])
+def _finite(gram: Array, axes: Sequence[Axis], over: Sequence[int], eps: float, normal: Array, inverse: Array) -> tuple[Array, Array]:
+    """E[y yᵀ / s] and E[1/s] where few independent entries make the mean square s; `normal` and `inverse` where s hardly varies."""
+    others = [i for i in range(len(axes)) if i not in over]
+    order = [*others, *over]
+    moved, out, back = gram.transpose(order), normal.transpose(order).copy(), inverse.transpose(order).copy()
+    inner = [axes[i] for i in over]
+    for kinds in np.ndindex(*[axes[i].K for i in others]):
+        at = tuple(axes[i].K ** 2 + k for i, k in zip(others, kinds, strict=True))
+        if effective_share(moved[at], inner, eps) < FEW:
+            continue
+        made, mean_inverse = self_normalised(moved[at], inner, eps)
+        if mean_inverse > 0:
+            out[at], back[kinds] = made, mean_inverse
+    restore = list(np.argsort(order))
+    return out.transpose(restore), back.transpose(restore)
 
 
-def normalise_backward(grad: Moments, xhat: Moments, deviation: Array, over: Sequence[int], centre: bool = True, product: Moments | None = None) -> Moments | Unknown:
-    """dx = (g − mean g − x̂ mean(g x̂)) / σ: an orthogonal projection, so E[dx²] = E[g²] − E[(mean g)²] − E[(mean g x̂)²]."""
+FEW = 0.002
+"""Inverse number of independent entries from which on the scatter of their mean square is followed."""
+
+
+def effective_share(gram: Array, axes: Sequence[Axis], eps: float) -> float:
+    """tr C² / (tr C)²: the inverse number of independent entries, for one covariance over all of its axes."""
+    squared, mean = gram**2, gram[tuple(a.diagonal for a in axes)]
+    for a in reversed(axes):
+        squared = squared @ (a.pairs / a.pairs.sum())
+        mean = mean @ (a.counts / a.size)
+    return float(squared / max(float(mean) + eps, 1e-300) ** 2)
+
+
+def normalise_backward(grad: Moments, xhat: Moments, deviation: Array, over: Sequence[int], centre: bool = True, product: Moments | None = None, summed: Moments | None = None) -> Moments | Unknown:
+    """dx = (g − mean g − x̂ mean(g x̂)) / σ: an orthogonal projection, so E[dx²] = E[g²] − E[(mean g)²] − E[(mean g x̂)²].
+
+    `product` and `summed` are g x̂ and g as far as their sums are concerned, where these are known better.
+    """
     t = multiply(grad, xhat) if product is None else product
     if isinstance(t, Unknown):
         return t
-    gram = grad.gram
+    gram = grad.gram if summed is None else summed.gram
     if centre:
         first, second, both = _averages(gram, grad.axes, over)
         gram = gram - first - second + both
@@ -131,11 +155,26 @@ def batch_norm(x: Moments, w: Moments | None, b: Moments | None, rm: Moments | N
         training = True
     if not training:
         return _with_running(x, w, b, rm, rv, eps)
-    xs = x
-    over = [i for d in range(len(xs.dims)) if d != 1 for i in xs.span(d)]
-    xhat, deviation = normalise(xs, over, eps)
+    over = [i for d in range(len(x.dims)) if d != 1 for i in x.span(d)]
+    xhat, deviation = normalise(x, over, eps)
+    fan = fan_in(x)
+    through = 1.0
+    if np.isfinite(fan):
+        share = _mean_share(xhat, over)
+        through = scale_cancels(share, fan)
+        deviation = deviation * through**0.5
     y = _affine(xhat, w, b, [1], len(x.dims))
-    return (y, *_saved(xs, xhat, deviation, over, [d for d in range(len(x.dims)) if d != 1], False))
+    mean, inverse = _saved(x, xhat, deviation, over, [d for d in range(len(x.dims)) if d != 1], False)
+    inverse.extra.update(fan=fan, through=through)
+    return y, mean, inverse
+
+
+def _mean_share(xhat: Moments, over: Sequence[int]) -> float:
+    """The inverse number of independent entries of a channel, averaged over the kinds of channels."""
+    others = [i for i in range(len(xhat.axes)) if i not in over]
+    moved = xhat.gram.transpose([*others, *over])
+    grams = [moved[tuple(xhat.axes[i].K ** 2 + k for i, k in zip(others, kinds, strict=True))] for kinds in np.ndindex(*[xhat.axes[i].K for i in others])]
+    return float(np.mean([effective_share(g, [xhat.axes[i] for i in over], 0.0) for g in grams]))
 
 
 def _with_running(x: Moments, w: Moments | None, b: Moments | None, rm: Moments | None, rv: Moments | None, eps: float) -> Result:
@@ -172,17 +211,20 @@ def batch_norm_backward(grad: Moments, x: Moments, w: Moments | None, rm: Moment
             return Unknown("the forward pass of this batch norm is not known"), None, None
         xhat = inverse.extra["normalised"]
         g = _affine(grad, w, None, [1], len(grad.dims))
-        t = multiply(grad, xhat)
+        t, summed = without_radial(grad, xhat)
         gain = 1.0 if w is None else scalar_value(w)
         product = scale(t, gain) if gain is not None and isinstance(t, Moments) else None
-        dx = g if isinstance(g, Unknown) else _project(g, inverse, product=product)
-        return dx if mask[0] else None, t if isinstance(t, Unknown) else total(t, rest), total(grad, rest) if mask[2] else None
+        flat = scale(summed, gain) if gain is not None else None
+        dx = g if isinstance(g, Unknown) else _project(g, inverse, product=product, summed=flat)
+        if isinstance(dx, Moments):
+            divided_by_own_scale(dx, inverse.extra["fan"], inverse.extra["through"])
+        return dx if mask[0] else None, t if isinstance(t, Unknown) else total(t, rest), total(summed, rest) if mask[2] else None
     t = multiply(grad, xhat)
     dw = t if isinstance(t, Unknown) else total(t, rest)
     return dx if mask[0] else None, dw if mask[1] else None, total(grad, rest) if mask[2] else None
 
 
-def _project(grad: Moments, inverse: Moments, centre: bool = True, product: Moments | None = None) -> Moments | Unknown:
+def _project(grad: Moments, inverse: Moments, centre: bool = True, product: Moments | None = None, summed: Moments | None = None) -> Moments | Unknown:
     """The backward of a normalisation, on the axes that it had."""
     from initio.core.algebra import broadcast
 
@@ -193,7 +235,8 @@ def _project(grad: Moments, inverse: Moments, centre: bool = True, product: Mome
     probe = Moments.gaussian(xhat.axes, xhat.dims, deviation, np.ones_like(xhat.gram), 0)
     g, h, s = broadcast(grad, xhat, probe)
     if g.axes == xhat.axes:
-        return normalise_backward(g, h, s.mean, over, centre, product if product is not None and product.axes == g.axes else None)
+        known = product is not None and summed is not None and product.axes == g.axes == summed.axes
+        return normalise_backward(g, h, s.mean, over, centre, product if known else None, summed if known else None)
     whole = [d for d in dims_over if all(i in over for i in xhat.span(d))]
     if len(whole) != len(dims_over):
         return Unknown("a cotangent whose axes cut across the normalised groups")

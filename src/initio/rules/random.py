@@ -15,7 +15,9 @@ __all__: list[str] = []
 
 @rule("aten.bernoulli")
 def bernoulli(x: Any, p: float | None = None, *_: Any, **__: Any) -> Result:
-    """Independent 0/1 entries."""
+    """Independent 0/1 entries; `bernoulli_` without a probability has p = 1/2."""
+    if p is None and context().node.op.startswith("aten.bernoulli_"):
+        p = 0.5
     if not isinstance(p, (int, float)):
         return Unknown("a Bernoulli draw whose probability is a tensor")
     return Moments.iid(context().shapes[0], float(p), float(p) * (1 - float(p)))

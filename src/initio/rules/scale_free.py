@@ -1,0 +1,148 @@
+"""What a contraction followed by a batch norm does not see: the scale of its weights, so that gradients have no part along it.
+
+With y_o = w_o · x, σ_o² = Var y_o and δ_o the cotangent behind the norm: Σ δ_o = Σ y_o δ_o = 0 over samples and positions. Hence
+w_o · dw_o = 0; the cotangent dx of the input has Σ_c Σ x_c dx_c = 0 over the channels of a group (Euler's theorem); and the scale of
+w_o cancels in w_o / σ_o. The effects are of order 1/fan-in: everything for depthwise convolutions, little for wide ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from initio.core.algebra import broadcast, joint, multiply, swap
+from initio.core.axes import Array
+from initio.core.moments import Factor, Moments, Unknown, pair_values
+from initio.core.scalar import IDENTITY
+from initio.rules.table import context
+
+__all__ = ["divided_by_own_scale", "fan_in", "gains", "radial", "remember_fan", "scale_cancels", "without_radial"]
+
+SMALL = 0.02
+"""Share of the radial part below which it is left alone."""
+
+
+def _memory(name: str) -> dict[int, Any]:
+    uses: Any = context().uses
+    return uses.setdefault(name, {})
+
+
+def remember_fan(y: Moments, fan: float) -> None:
+    """Note that entries of y are sums over `fan` independent terms with weights of their own."""
+    if len(y.law) == 1:
+        _memory("fan")[y.law[0].field.id] = fan
+
+
+def fan_in(y: Moments) -> float:
+    """The noted number of terms, infinite where none was noted."""
+    if len(y.law) != 1 or y.law[0].fn.linear is None:
+        return np.inf
+    return _memory("fan").get(y.law[0].field.id, np.inf)
+
+
+def scale_cancels(share: float, fan: float) -> float:
+    """E[|w|²/σ²] / (E|w|² E[1/σ²]): the part of the scatter of σ² that is the scatter of |w|² does not reach w/σ.
+
+    σ² is nearly a Gamma variable of relative variance 2 τ. For y = Σ_c w_c x_c over `fan` independent x_c the inverse number of
+    independent entries is τ = `share` + (1 − `share`) / fan, of which `share` is left where |w| is fixed.
+    """
+    tau = min(share + (1.0 - share) / fan, 0.4)
+    return (1.0 - 2.0 * tau) / (1.0 - 2.0 * min(share, tau))
+
+
+def divided_by_own_scale(dx: Moments, fan: float, through: float) -> None:
+    """Note that dx was divided by the σ of an array of the given fan-in, and has no part along that array."""
+    if np.isfinite(fan) and len(dx.law) == 1:
+        _memory("divided")[dx.law[0].field.id] = (fan, through)
+
+
+def gains(grad: Moments) -> tuple[float, float]:
+    """Factors on the second moments of w ∗ grad and of grad ∗ x for a noted grad: `scale_cancels`, and 1 − 1/fan as w · dw = 0."""
+    noted = _noted(grad)
+    return (1.0, 1.0) if noted is None else (noted[1], 1.0 - 1.0 / noted[0])
+
+
+def _noted(grad: Moments) -> tuple[float, float] | None:
+    if len(grad.law) != 1 or grad.law[0].fn is not IDENTITY:
+        return None
+    return _memory("divided").get(grad.law[0].field.id)
+
+
+def radial(dx: Moments, grad: Moments, x: Moments, channels: float, taps: float) -> None:
+    """Note that dx = w ∗ grad has no part along x, in groups of `channels` channels with `taps` weights each.
+
+    The part that a channel would have is smaller by E[a²]/E[a], a ~ Beta the share of its weights in the group's.
+    """
+    share = (taps + 2.0) / (channels * taps + 2.0)
+    if _noted(grad) is not None and share > SMALL and len(dx.law) == 1:
+        _memory("radial")[dx.law[0].field.id] = (x, share)
+
+
+def without_radial(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Moments]:
+    """grad · x̂ and grad, right in their sums over samples and positions: grad = h φ with h ⟂ x leaves h (φ − c x), c = E φ x / E x².
+
+    Entries of grad by themselves are φ (h − x ⟨h, x⟩ / ⟨x, x⟩): where φ masks the same entries as x, all of the loss is there.
+    """
+    t = multiply(grad, xhat)
+    noted = [(f, _memory("radial")[f.field.id]) for f in grad.law if f.field.id in _memory("radial")]
+    if isinstance(t, Unknown) or len(noted) != 1:
+        return t, grad
+    h, (x, share) = noted[0]
+    rest = [f for f in grad.law if f is not h]
+    if h.fn is not IDENTITY or x.shape != grad.shape or len(rest) > 1:
+        return t, grad
+    phi = _factor(grad, rest[0]) if rest else Moments.iid((), 1.0, 0.0).expand(grad.shape)
+    product = multiply(phi, xhat)
+    if isinstance(product, Unknown):
+        return t, grad
+    return _less(t, h, grad, product, x, share), _entries(_less(grad, h, grad, phi, x, share), grad, h, phi, x, share)
+
+
+def _less(t: Moments, h: Factor, grad: Moments, phi: Moments, x: Moments, share: float) -> Moments:
+    """t = h φ less its part along x."""
+    own = Moments.gaussian(grad.axes, grad.dims, np.zeros_like(grad.mean), h.field.gram, 0)
+    made, phi, x, own = broadcast(t, phi, x, own)
+    cross = joint(phi, x)
+    if cross is None:
+        return t
+    c = float((x.weights * cross[tuple(a.diagonal for a in x.axes)]).sum() / max(x.total_second, 1e-300))
+    removed = share * own.gram * (c * (cross + swap(x.axes, cross)) - c * c * x.gram)
+    return Moments.gaussian(made.axes, made.dims, made.mean, made.gram - removed, made.sources, odd=made.odd, claim=made.claim)
+
+
+def _entries(summed: Moments, grad: Moments, h: Factor, phi: Moments, x: Moments, share: float) -> Moments:
+    """`summed` with the second moments of single entries, the pairs of one channel making up for the difference."""
+    own = Moments.gaussian(grad.axes, grad.dims, np.zeros_like(grad.mean), h.field.gram, 0)
+    both = multiply(phi, x)
+    if summed is grad or isinstance(both, Unknown):
+        return summed
+    made, grad, own, phi, x, both = broadcast(summed, grad, own, phi, x, both)
+    channel = made.span(1)
+    over = [i for i in range(len(made.axes)) if i not in channel]
+    inner, n = own.gram * x.gram, 1
+    index: list[Any] = [a.diagonal if i in channel else slice(None) for i, a in enumerate(made.axes)]
+    inner = inner[tuple(index)]
+    for i in over:
+        n *= made.axes[i].size
+        p = made.axes[i].pairs / made.axes[i].pairs.sum()
+        inner = np.expand_dims(np.tensordot(inner, p, axes=([i], [0])), i)
+    along_x = share * inner / max(x.total_second, 1e-300) ** 2
+    same = tuple(a.diagonal for a in made.axes)
+    entry = grad.second + along_x * (phi.second * x.second - both.second)
+    gram = made.gram.copy()
+    excess = float((made.weights * (entry - gram[same])).sum())
+    gram[tuple(index)] -= excess / max(n - 1.0, 1.0)
+    gram[same] = entry
+    return Moments.gaussian(made.axes, made.dims, made.mean, gram, made.sources, odd=made.odd, claim=made.claim)
+
+
+def _factor(x: Moments, f: Factor) -> Moments:
+    """One factor of the law of x by itself."""
+    from initio.core.gaussian import expect, expect2
+
+    mean = f.field.mean
+    var = np.maximum(f.field.gram[tuple(a.diagonal for a in x.axes)] - mean * mean, 0.0)
+    (mu, mv), (su, sv) = pair_values(x.axes, mean), pair_values(x.axes, var)
+    gram = np.asarray(expect2(f.fn, f.fn, mu, su, mv, sv, f.field.gram - mu * mv))
+    return Moments(x.axes, x.dims, np.asarray(expect(f.fn, mean, var)), gram, (f,), f.field.sources)
