@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from initio.api import Analysis as Analysis
+    from initio.api import Counts as Counts
     from initio.api import Distribution as Distribution
     from initio.api import Finding as Finding
     from initio.api import InitioError as InitioError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from initio.api import analyze as analyze
     from initio.api import check as check
     from initio.api import compare as compare
+    from initio.api import count as count
     from initio.api import measure as measure
 
 __version__ = "0.1.0"

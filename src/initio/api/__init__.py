@@ -1,11 +1,13 @@
 """The public functions: analyze, check, measure, compare. Importing this module does not import torch."""
 
+from initio.api.counting import count as count
 from initio.api.steps import Compared as Compared
 from initio.api.steps import analyze as analyze
 from initio.api.steps import check as check
 from initio.api.steps import compare as compare
 from initio.api.steps import measure as measure
 from initio.core.analysis import Analysis as Analysis
+from initio.core.counts import Counts as Counts
 from initio.core.distribution import Distribution as Distribution
 from initio.core.errors import InitioError as InitioError
 from initio.core.finding import Finding as Finding
@@ -13,6 +15,6 @@ from initio.core.inputs import InputSpec as InputSpec
 from initio.core.report import Report as Report
 
 __all__ = [
-    "Analysis", "Compared", "Distribution", "Finding", "InitioError", "InputSpec", "Report",
-    "analyze", "check", "compare", "measure",
+    "Analysis", "Compared", "Counts", "Distribution", "Finding", "InitioError", "InputSpec", "Report",
+    "analyze", "check", "compare", "count", "measure",
 ]  # fmt: skip

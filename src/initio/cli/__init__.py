@@ -18,7 +18,7 @@ def status(arguments: list[str] | None = None) -> int:
     import typer
     from rich.console import Console
 
-    from initio.cli.app import app
+    from initio.cli.costs import app
     from initio.core.errors import InitioError
 
     errors = Console(stderr=True, highlight=False)
