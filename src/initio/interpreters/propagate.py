@@ -20,28 +20,33 @@ from initio.interpreters.nearly import usual_values
 from initio.rules import load
 from initio.rules.table import TOLERANT, Context, find, running
 
-__all__ = ["from_distribution", "propagate", "waiting"]
+__all__ = ["advance", "from_distribution", "propagate", "start", "waiting"]
 
 
 def propagate(record: Record) -> dict[int, Moments | Unknown]:
     """Value id → its `Moments`, or `Unknown` with the reason and the node where knowledge ended."""
+    values = start(record)
+    uses: dict[int, Any] = {}
+    for node in record.nodes:
+        if any(out in values and isinstance(values[out], Moments) for out in node.outputs if out is not None) and node.constant:
+            continue
+        advance(node, record, values, uses)
+    return values
+
+
+def start(record: Record) -> dict[int, Moments | Unknown]:
+    """The moments of what is there before the first node: constants, parameters, inputs and cotangents."""
     load()
     values: dict[int, Moments | Unknown] = {}
     for value, array in record.constants.items():
         values[value] = _constant(array)
     for p in record.parameters:
-        if p.value not in values or not p.distribution.family == "constant":
-            values.setdefault(p.value, from_distribution(p.distribution, record.values[p.value].shape, weight=not p.buffer))
+        values.setdefault(p.value, from_distribution(p.distribution, record.values[p.value].shape, weight=not p.buffer))
     for i in record.inputs:
         values.setdefault(i.value, from_distribution(i.distribution, record.values[i.value].shape, integer=not record.values[i.value].floating))
     for o in record.outputs:
         if o.cotangent is not None and o.cotangent not in values:
             values[o.cotangent] = Moments.iid(record.values[o.cotangent].shape, 0.0, 1.0)
-    uses: dict[int, Any] = {}
-    for node in record.nodes:
-        if any(out in values and isinstance(values[out], Moments) for out in node.outputs if out is not None) and node.constant:
-            continue
-        _step(node, record, values, uses)
     return values
 
 
@@ -70,7 +75,8 @@ def waiting(record: Record, values: Mapping[int, Moments | Unknown]) -> tuple[st
     return tuple(found)
 
 
-def _step(node: Node, record: Record, values: dict[int, Moments | Unknown], uses: dict[int, Any]) -> None:
+def advance(node: Node, record: Record, values: dict[int, Moments | Unknown], uses: dict[int, Any]) -> None:
+    """Apply the rule of one node; `uses` remembers which weights were used, by their field."""
     outputs = [o for o in node.outputs if o is not None]
     shapes = tuple(record.values[o].shape for o in outputs)
     usual = usual_values(node, record, values)
