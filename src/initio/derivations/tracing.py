@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from initio.core import functions as F
 from initio.core.scalar import IDENTITY, Scalar, affine, constant, power
 
-__all__ = ["X", "Formula", "NotElementwise", "as_function", "formula_of"]
+__all__ = ["Formula", "NotElementwise", "X", "as_function", "formula_of"]
 
 X: Any = sp.Symbol("x", real=True)
 """The entry."""
@@ -132,7 +132,9 @@ def _named(name: str, expr: Callable[..., Any]) -> Callable[..., Formula]:
         scalar = None
         with suppress(TypeError, KeyError, ValueError):
             scalar = F.function(name, *plain, **kwargs)
-        return Formula(expr(_real(a.expr), *(exact(p) if isinstance(p, (int, float)) else p for p in plain), **kwargs), _after(scalar, a.scalar))
+        return Formula(
+            expr(_real(a.expr), *(exact(p) if isinstance(p, (int, float)) else p for p in plain), **kwargs), _after(scalar, a.scalar)
+        )
 
     return build
 
@@ -162,6 +164,13 @@ def _elu(x: Any, alpha: Any = 1, scale: Any = 1, rate: Any = 1) -> Any:
 
 def _softplus(x: Any, beta: Any = 1, threshold: Any = 20) -> Any:
     return sp.Piecewise((x, x * beta > threshold), (sp.log(1 + sp.exp(beta * x)) / beta, True))
+
+
+def _rrelu(a: Formula, noise: Any, lower: Any = 1 / 8, upper: Any = 1 / 3, training: bool = False, *_: Any) -> Formula:
+    if training:
+        raise NotElementwise("random", "it draws its slopes (RReLU in training mode)")
+    slope = (exact(float(lower)) + exact(float(upper))) / 2
+    return Formula(_select(a.expr, a.expr, slope * a.expr), _after(F.rrelu(float(lower), float(upper)), a.scalar))
 
 
 def _extreme(kind: Any) -> Callable[..., Formula]:
@@ -226,11 +235,13 @@ RULES: dict[str, Callable[..., Any]] = {
     "logical_and": lambda a, b: Formula(sp.And(a.expr, b.expr), _product(a, b).scalar),
     "bitwise_and": lambda a, b: Formula(sp.And(a.expr, b.expr), _product(a, b).scalar),
     "bitwise_not": lambda a: Formula(sp.Not(a.expr), _after(affine(-1.0, 1.0), a.scalar)),
+    "empty_like": lambda a, **_: Formula(sp.nan, None), "rrelu_with_noise": _rrelu,
     "zeros_like": lambda a, **_: number(0), "ones_like": lambda a, **_: number(1), "full_like": lambda a, v, **_: number(v),
 }  # fmt: skip
 """ATen name (in-place forms share it) → the formula of its result."""
 
-_RANDOM = ("rand", "bernoulli", "dropout", "normal", "uniform", "rrelu_with_noise", "multinomial")
+_RANDOM = ("rand", "bernoulli", "dropout", "normal", "uniform", "multinomial")
+_MIXING = ("softmax", "sum", "mean", "norm", "mm", "matmul", "cumsum", "sort", "topk", "max", "min", "var", "std", "flip", "roll")
 _LOOKS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "item", "is_same_size")
 
 
@@ -240,7 +251,7 @@ class Traced(Tensor):
     formula: Formula
 
     @staticmethod
-    def __new__(cls, formula: Formula, like: Any) -> Traced:  # noqa: D102
+    def __new__(cls, formula: Formula, like: Any) -> Traced:
         made = Tensor._make_wrapper_subclass(cls, like.shape, dtype=like.dtype, device="cpu", requires_grad=False)
         made.formula = formula
         return made
@@ -274,6 +285,8 @@ class Traced(Tensor):
             return Traced(Formula(_real(first.formula.expr), first.formula.scalar), leading)
         if base in ("view", "_unsafe_view", "reshape", "expand"):
             return Traced(first.formula, leading)
+        if base not in RULES and any(word in base for word in _MIXING):
+            raise NotElementwise("mixing", f"{name} mixes entries")
         if base not in RULES:
             raise NotElementwise("unknown", f"no formula is known for aten.{name}")
         kwargs = {k: v for k, v in kwargs.items() if k not in ("dtype", "device", "layout", "pin_memory", "memory_format", "rounding_mode")}
@@ -329,17 +342,25 @@ def formula_of(function: Callable[[Any], Any]) -> Formula:
         NotElementwise: where there is none, with the reason.
     """
     found: list[Formula] = []
-    for shape in (*_SHAPES, _SHAPES[0]):
+    channels = function.num_parameters if isinstance(function, nn.PReLU) else 1
+    if channels > 1 and bool((function.weight != function.weight[0]).any()):  # pyright: ignore[reportAttributeAccessIssue]
+        slope: Any = sp.Symbol("w_c", real=True)  # a slope of its own for every channel c: what holds for every w_c holds for all
+        return Formula(sp.Piecewise((X, X > 0), (slope * X, True)), None)
+    shapes = ((2, channels), (3, channels, 2)) if channels > 1 else _SHAPES
+    for shape in (*shapes, shapes[0]):
         for dtype in (torch.float64, torch.float32):
             try:
                 found.append(_trace(as_function(function, dtype), shape, dtype))
             except NotElementwise:
                 raise
             except Exception as error:
-                raise NotElementwise("unknown", f"it fails on a tensor of shape {shape}: {type(error).__name__}: {str(error)[:160]}") from error
+                raise NotElementwise(
+                    "unknown", f"it fails on a tensor of shape {shape}: {type(error).__name__}: {str(error)[:160]}"
+                ) from error
             if found[0].expr != found[-1].expr:
                 raise NotElementwise("state", "its formula changes with the call, the shape or the dtype")
-    _agrees(function, found[0].expr)
+    if channels == 1:
+        _agrees(function, found[0].expr)
     return found[0]
 
 
