@@ -135,25 +135,37 @@ def _disjoint(x: Moments, y: Moments) -> bool:
     for f in x.with_law().law:
         for g in y.with_law().law:
             a, b = f.field, g.field
-            if not a.sources & b.sources:
-                continue
-            if a.id != b.id or not _blocks_apart(a, x.axes, b.view.offset):
-                return False
-            if not _blocks_apart(b, y.axes, a.view.offset):
+            if a.sources & b.sources and not _apart(a, x.axes, b, y.axes):
                 return False
     return True
 
 
-def _blocks_apart(f: Field, axes: Sequence[Axis], offset: int) -> bool:
-    """Whether a shift to `offset` leaves the block of f's inner axes, across which f is uncorrelated."""
-    shift = abs(f.view.offset - offset)
-    inner = [i for i, stride in enumerate(f.view.strides) if 0 < stride < shift]
-    outer = [stride for stride in f.view.strides if stride >= shift]
-    extent = 1 + sum((axes[i].size - 1) * f.view.strides[i] for i in inner)
+def _apart(a: Field, a_axes: Sequence[Axis], b: Field, b_axes: Sequence[Axis]) -> bool:
+    """Whether two fields were made of separate uncorrelated blocks of a common one, and of nothing else in common."""
+    found = False
+    for id_a, view_a, cov_a in _origins(a, a_axes):
+        for id_b, view_b, cov_b in _origins(b, b_axes):
+            if id_a != id_b:
+                continue
+            if not _blocks_apart(cov_a, view_a, a_axes, view_b.offset) or not _blocks_apart(cov_b, view_b, b_axes, view_a.offset):
+                return False
+            found = True
+    return found
+
+
+def _origins(f: Field, axes: Sequence[Axis]) -> list[tuple[int, View, Array]]:
+    u, v = pair_values(axes, f.mean)
+    return [(f.id, f.view, f.gram - u * v), *((c.id, c.view, c.cov) for c in f.cross)]
+
+
+def _blocks_apart(cov: Array, view: View, axes: Sequence[Axis], offset: int) -> bool:
+    """Whether a shift to `offset` leaves the block of the view's inner axes, across which it is uncorrelated."""
+    shift = abs(view.offset - offset)
+    inner = [i for i, stride in enumerate(view.strides) if 0 < stride < shift]
+    outer = [stride for stride in view.strides if stride >= shift]
+    extent = 1 + sum((axes[i].size - 1) * view.strides[i] for i in inner)
     if not inner or extent > shift or any(stride - shift < extent for stride in outer):
         return False
-    u, v = pair_values(axes, f.mean)
-    cov = f.gram - u * v
     pick: list[Any] = [slice(0, a.K * a.K) if i in inner else slice(None) for i, a in enumerate(axes)]
     return bool(np.abs(cov[tuple(pick)]).max(initial=0.0) <= 1e-9 * np.abs(cov).max(initial=0.0))
 
@@ -262,6 +274,8 @@ def apply(x: Moments, fn: Scalar, claim: str = "rule") -> Moments:
             return _filled(x, float(fn.fn(np.asarray(value))))
         if "known" in x.extra:
             return _like(Moments.known(np.asarray(fn.fn(np.asarray(x.extra["known"], dtype=float)))), x)
+    if fn.linear is not None:
+        return scale(x, *fn.linear)
     x = x.with_law()
     if len(x.law) != 1:
         x = replace(x.opaque(), extra={})
@@ -508,7 +522,8 @@ def conditioned(x: Moments, y: Moments) -> Moments:
         return x
     gram = np.divide(x.gram, y.gram, out=np.zeros_like(x.gram), where=np.abs(y.gram) > 1e-12 * np.abs(y.gram).max(initial=1e-300))
     g = Moments.gaussian(x.axes, x.dims, np.zeros_like(x.mean), gram, fresh_source()).law[0].field
-    return Moments(x.axes, x.dims, x.mean, x.gram, (Factor(IDENTITY, g), *y.law), x.sources | g.sources, x.odd | g.sources, x.claim)
+    terms = {"terms": x.extra["terms"]} if "terms" in x.extra else {}
+    return Moments(x.axes, x.dims, x.mean, x.gram, (Factor(IDENTITY, g), *y.law), x.sources | g.sources, x.odd | g.sources, x.claim, terms)
 
 
 def _dependent_product(x: Moments, y: Moments, sources: int, odd: int, claim: str) -> Moments | None:
