@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from initio.core.axes import Array, Axis, Taps, axis, axis_map, cross_matrix, merge_map, product_axis, split_labels
 from initio.core.scalar import IDENTITY, Scalar
-from initio.core.gaussian import stein
+from initio.core.gaussian import expect, stein
 
 __all__ = ["CLAIMS", "Cross", "Factor", "Field", "Ids", "Moments", "Unknown", "View", "fresh_source", "worst"]
 
@@ -52,21 +52,29 @@ class View:
     """Which entries of a field's base array a tensor shows: offset and one stride for each axis.
 
     `lost` are (size, stride) of axes that were averaged over; they return when the average is broadcast over such an axis again.
+    `dropped` are strides of axes of which one index was selected.
     """
 
     offset: int
     strides: tuple[int, ...]
     lost: tuple[tuple[int, int], ...] = ()
+    dropped: tuple[int, ...] = ()
 
     def repeated(self, i: int, size: int) -> View:
         """With an axis of equal entries at position i."""
         if self.lost and self.lost[0][0] == size:
-            return View(self.offset, (*self.strides[:i], self.lost[0][1], *self.strides[i:]), self.lost[1:])
-        return View(self.offset, (*self.strides[:i], 0, *self.strides[i:]), self.lost)
+            return replace(self, strides=(*self.strides[:i], self.lost[0][1], *self.strides[i:]), lost=self.lost[1:])
+        return replace(self, strides=(*self.strides[:i], 0, *self.strides[i:]))
 
     def moved(self, strides: tuple[int, ...], shift: int = 0) -> View:
         """With other strides and a shifted offset."""
-        return View(self.offset + shift, strides, self.lost)
+        return replace(self, offset=self.offset + shift, strides=strides)
+
+    def selected(self, i: int, index: int) -> View:
+        """One index of axis i."""
+        step = self.strides[i]
+        strides = (*self.strides[:i], *self.strides[i + 1 :])
+        return View(self.offset + index * step, strides, self.lost, (*self.dropped, step) if step else self.dropped)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,8 +217,8 @@ class Moments:
         return Moments.gaussian(axes, dims, np.full((1,) * len(axes), float(data.mean()) if data.size else 0.0), gram, 0, claim="exact", known=values)
 
     def opaque(self) -> Moments:
-        """The same moments as a new Gaussian field: what led here is forgotten except for its sources."""
-        return Moments.gaussian(self.axes, self.dims, self.mean, self.gram, self.sources, odd=self.odd, claim=self.claim, **self.extra)
+        """The same moments as a new Gaussian field: what led here is forgotten except for its sources and the covariances with its fields."""
+        return Moments.gaussian(self.axes, self.dims, self.mean, self.gram, self.sources, odd=self.odd, claim=self.claim, cross=self.field_covariances()[:6], **self.extra)
 
     def with_law(self) -> Moments:
         """Itself, with a law (a new Gaussian field where there was none)."""
@@ -374,7 +382,7 @@ class Moments:
             if at <= i < at + count:
                 dims[d] -= 1
             at += count
-        return self.lift([*self.axes[:i], *self.axes[i + 1 :]], dims, lambda m: np.take(m, kind, axis=i), lambda g: np.take(g, cls, axis=i), lambda v: v.moved((*v.strides[:i], *v.strides[i + 1 :]), index * v.strides[i]))
+        return self.lift([*self.axes[:i], *self.axes[i + 1 :]], dims, lambda m: np.take(m, kind, axis=i), lambda g: np.take(g, cls, axis=i), lambda v: v.selected(i, index if a.size > 1 else 0))
 
     def expand(self, shape: Sequence[int]) -> Moments:
         """Broadcast to `shape`: equal entries along the new axes."""
@@ -463,25 +471,39 @@ class Moments:
         return made.without_ones() if m.axis.size == 1 else made
 
     def field_covariances(self) -> tuple[Cross, ...]:
-        """Cov(X, u) for the Gaussian fields u that X is made of: E[f′(u)] Cov(u, u) by Stein's lemma (Stein 1981)."""
-        if len(self.law) != 1:
-            return ()
-        f = self.law[0]
-        u, v = pair_values(self.axes, f.field.mean)
-        own = Cross(f.field.id, f.field.view, f.field.gram - u * v)
-        if f.fn is IDENTITY:
-            return (own, *f.field.cross)
-        slope, _ = pair_values(self.axes, self.slope())
-        return tuple(Cross(c.id, c.view, slope * c.cov) for c in (own, *f.field.cross))
+        """Cov(X, u) for the Gaussian fields u that X is made of: E[f′(u)] Cov(u, u) by Stein's lemma (Stein 1981), times the means of the other factors."""
+        made: list[Cross] = []
+        for k, f in enumerate(self.law):
+            if not f.field.sources:
+                continue
+            rest: Array = np.ones([a.K for a in self.axes])
+            for j, other in enumerate(self.law):
+                if j != k:
+                    rest = rest * _expectation(other, self.axes)
+            u, v = pair_values(self.axes, f.field.mean)
+            own = Cross(f.field.id, f.field.view, f.field.gram - u * v)
+            if f.fn is IDENTITY and len(self.law) == 1:
+                return (own, *f.field.cross)
+            slope, _ = pair_values(self.axes, rest * _slope(f, self.axes))
+            made += [Cross(c.id, c.view, slope * c.cov) for c in (own, *f.field.cross)]
+        return tuple(made)
 
     def slope(self) -> Array:
         """E[f′(u)] for each kind, f the only factor of the law."""
-        f = self.law[0]
-        second = f.field.gram[tuple(a.diagonal for a in self.axes)]
-        return np.asarray(stein(f.fn, f.field.mean, np.maximum(second - f.field.mean**2, 0.0)))
+        return _slope(self.law[0], self.axes)
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------
+
+
+def _slope(f: Factor, axes: Sequence[Axis]) -> Array:
+    second = f.field.gram[tuple(a.diagonal for a in axes)]
+    return np.asarray(stein(f.fn, f.field.mean, np.maximum(second - f.field.mean**2, 0.0)))
+
+
+def _expectation(f: Factor, axes: Sequence[Axis]) -> Array:
+    second = f.field.gram[tuple(a.diagonal for a in axes)]
+    return np.asarray(expect(f.fn, f.field.mean, np.maximum(second - f.field.mean**2, 0.0)))
 
 
 def along(matrix: Array, array: Array, i: int) -> Array:

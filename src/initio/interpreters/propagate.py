@@ -17,6 +17,7 @@ from initio.core.moments import Factor, Moments, Unknown, empirical_gram, fresh_
 from initio.core.record import Node, Record, Ref
 from initio.core.scalar import Scalar
 from initio.interpreters.nearly import usual_values
+from initio.interpreters.patterns import projected, projections
 from initio.rules import load
 from initio.rules.table import TOLERANT, Context, find, running
 
@@ -80,7 +81,9 @@ def advance(node: Node, record: Record, values: dict[int, Moments | Unknown], us
     outputs = [o for o in node.outputs if o is not None]
     shapes = tuple(record.values[o].shape for o in outputs)
     usual = usual_values(node, record, values)
-    result = _nearly(usual) if usual is not None else _apply(node, shapes, values, uses)
+    result = _nearly(usual) if usual is not None else _related(node, record, values, uses)
+    if result is None:
+        result = _apply(node, shapes, values, uses)
     results = result if isinstance(result, tuple) else (result,)
     for k, out in enumerate(node.outputs):
         if out is None:
@@ -97,6 +100,20 @@ def advance(node: Node, record: Record, values: dict[int, Moments | Unknown], us
         else:
             made = Unknown(f"{node.op} makes no claim about this output", node.id)
         values[out] = made
+
+
+_PROJECTIONS = -(1 << 60)
+"""Key of `uses` for what `projections` found."""
+
+
+def _related(node: Node, record: Record, values: Mapping[int, Moments | Unknown], uses: dict[int, Any]) -> Moments | None:
+    if _PROJECTIONS not in uses:
+        uses[_PROJECTIONS] = projections(record)
+    which = uses[_PROJECTIONS].get(node.id)
+    if which is None:
+        return None
+    y, x = (values.get(node.args[k].value) for k in (which, 1 - which))
+    return projected(x, y) if isinstance(x, Moments) and isinstance(y, Moments) else None
 
 
 def _apply(node: Node, shapes: tuple[tuple[int, ...], ...], values: Mapping[int, Moments | Unknown], uses: dict[int, Any]) -> Any:

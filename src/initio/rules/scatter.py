@@ -3,24 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from initio.core.axes import Taps
 from initio.core.moments import Moments, Unknown
-from initio.rules.structure import cat
+from initio.rules.structure import cat, stack
 from initio.rules.table import Result, context, rule
 
-__all__ = ["placed"]
+__all__ = ["assembled", "placed"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """Tensors that fill the ranges `range(start, stop, step)` of one dimension; the rest is 0."""
+
+    dim: int
+    size: int
+    parts: tuple[tuple[range, Moments], ...]
 
 
 def placed(x: Moments, dim: int, size: int, indices: Any) -> Moments:
     """A tensor of `size` along `dim` that holds x at `indices` and 0 elsewhere."""
+    where = np.asarray(indices)
     index = np.full(size, -1, dtype=np.intp)
-    index[np.asarray(indices)] = np.arange(len(indices))
-    return x.linear(dim, Taps(index[None], len(indices)))
+    index[where] = np.arange(len(where))
+    made = x.linear(dim, Taps(index[None], len(where)))
+    step = int(where[1] - where[0]) if len(where) > 1 else 1
+    if step < 1 or np.any(np.diff(where) != step):
+        return made
+    window = range(int(where[0]), int(where[-1]) + 1, step)
+    return replace(made, extra={**made.extra, "pieces": Pieces(dim, size, ((window, x),))})
+
+
+def assembled(x: Moments, y: Moments) -> Moments | None:
+    """x + y, where both fill different ranges of one dimension: their concatenation (or interleaving), whose law is known better than that of a sum."""
+    a, b = x.extra.get("pieces"), y.extra.get("pieces")
+    if not isinstance(a, Pieces) or not isinstance(b, Pieces) or (a.dim, a.size) != (b.dim, b.size):
+        return None
+    parts = sorted((*a.parts, *b.parts), key=lambda p: p[0].start)
+    used = np.concatenate([np.asarray(r) for r, _ in parts])
+    if len(np.unique(used)) != len(used):
+        return None
+    made = _whole(parts, a.dim, a.size)
+    return None if made is None else replace(made, extra={**made.extra, "pieces": Pieces(a.dim, a.size, tuple(parts))})
+
+
+def _whole(parts: Sequence[tuple[range, Moments]], d: int, size: int) -> Moments | None:
+    n = len(parts)
+    if n > 1 and all(r.step == n and len(r) * n == size for r, _ in parts):
+        woven = stack([x for _, x in parts], d + 1)
+        return woven.reshape((*woven.shape[:d], size, *woven.shape[d + 2 :])) if isinstance(woven, Moments) else None
+    if any(r.step != 1 and len(r) > 1 for r, _ in parts):
+        return None
+    row: list[Moments] = []
+    at = 0
+    for r, x in parts:
+        if r.start > at:
+            row.append(_gap(x, d, r.start - at))
+        row.append(x)
+        at = r.start + len(r)
+    if at < size:
+        row.append(_gap(parts[-1][1], d, size - at))
+    made = cat(row, d)
+    return made if isinstance(made, Moments) else None
+
+
+def _gap(x: Moments, d: int, width: int) -> Moments:
+    return Moments.iid((*x.shape[:d], width, *x.shape[d + 1 :]), 0.0, 0.0)
 
 
 @rule("aten.slice_backward")

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from initio.core.algebra import joint, same_axes, scale
-from initio.core.axes import Taps, axis
-from initio.core.moments import Moments, Unknown, worst
-from initio.core.scalar import IDENTITY
+from initio.core.algebra import joint, same_axes, scale, swap
+from initio.core.axes import Axis, Taps, axis
+from initio.core.moments import Cross, Factor, Moments, Unknown, View, worst
 from initio.rules.table import context, rule
 
 __all__: list[str] = []
@@ -47,6 +46,20 @@ def same(x: Moments, *args: Any, **_: Any) -> Moments:
     if context().node.op.split(".")[1].rstrip("_") == "copy" and args and isinstance(args[0], Moments):
         return args[0].expand(context().shapes[0])
     return x
+
+
+@rule("aten.as_strided")
+def as_strided(x: Moments, size: Sequence[int], stride: Sequence[int], offset: int | None = None) -> Moments | Unknown:
+    """Another view of the storage: known where it is row-major and holds the entries of x in their order."""
+    size = tuple(int(n) for n in size)
+    step, row_major = 1, not offset
+    for n, s in zip(reversed(size), reversed([int(s) for s in stride]), strict=True):
+        row_major = row_major and (n == 1 or s == step)
+        step *= n
+    long = [n for n in x.shape if n != 1]
+    if not row_major or step != int(np.prod(x.shape)) or (len(long) > 1 and long != [n for n in size if n != 1]):
+        return Unknown("a strided view that is not a reshape")
+    return x.reshape(size)
 
 
 @rule("aten.permute")
@@ -195,6 +208,9 @@ def stack(tensors: Sequence[Moments], dim: int = 0) -> Moments | Unknown:
     """A new dimension of parts."""
     n = len(tensors[0].dims) + 1
     d = dim % n
+    woven = _woven(tensors, d) if len(tensors) > 1 else None
+    if woven is not None:
+        return woven
     return cat([replace(x, dims=(*x.dims[:d], 0, *x.dims[d:])) for x in tensors], d)
 
 
@@ -233,14 +249,47 @@ def join(parts: Sequence[Moments], d: int) -> Moments | Unknown:
             block[offsets[n] : offsets[n + 1], offsets[m] : offsets[m + 1]] = swapped
         front[: k * k] = block.reshape((k * k, *front.shape[1:]))
     raw = axis(len(labels), labels)
-    made = Moments.gaussian([*xs[0].axes[:i], raw, *xs[0].axes[i + 1 :]], xs[0].dims, mean, gram, sources, odd=max(odd, 0) & sources, claim=worst(*[x.claim for x in xs]))
+    axes = [*xs[0].axes[:i], raw, *xs[0].axes[i + 1 :]]
+    made = Moments.gaussian(axes, xs[0].dims, mean, gram, sources, odd=max(odd, 0) & sources, claim=worst(*[x.claim for x in xs]), cross=_joined_cross(xs, i, axes))
     return _merged_alike(made, i)
+
+
+def _joined_cross(xs: Sequence[Moments], i: int, axes: Sequence[Axis]) -> tuple[Cross, ...]:
+    """Covariances with a field of which the parts were made, each of the slice that stands at its own place."""
+    out: list[Cross] = []
+    known = [x.field_covariances() for x in xs]
+    starts = np.cumsum([0] + [x.axes[i].size for x in xs])
+    for c in known[0]:
+        step = c.view.strides[i]
+        row: list[Any] = []
+        for start, covariances in zip(starts, known, strict=False):
+            same = [e.cov for e in covariances if e.id == c.id and e.view == c.view.moved(c.view.strides, int(start) * step)]
+            if step == 0 or not same:
+                break
+            row.append(same[0])
+        if len(row) < len(xs):
+            continue
+        kinds = [x.axes[i].K for x in xs]
+        owner = np.repeat(np.arange(len(xs)), kinds)
+        local = np.concatenate([np.arange(k) for k in kinds])
+        raw = axes[i]
+        blocks: list[Any] = []
+        for p, q, same_index in zip(raw.first, raw.second, raw.same, strict=True):
+            k = kinds[owner[p]]
+            part = np.moveaxis(row[owner[p]], i, 0)
+            if same_index:
+                blocks.append(part[k * k + local[p]])
+            elif owner[p] == owner[q]:
+                blocks.append(part[local[p] * k + local[q]])
+            else:
+                blocks.append(part[local[p] * k : (local[p] + 1) * k].mean(axis=0))
+        out.append(Cross(c.id, c.view, np.stack(blocks, axis=i)))
+    return tuple(out)
 
 
 def _cross_parts(x: Moments, y: Moments, i: int) -> Any:
     """E[x_a y_b] by (kind of x, kind of y) on axis i and pair class on the others; the indices on axis i differ."""
     kx, ky = x.axes[i].K, y.axes[i].K
-    one = axis(1)
     rows: list[Any] = []
     if not x.sources & y.sources:
         mx = np.moveaxis(x.mean, i, 0)
@@ -256,15 +305,67 @@ def _cross_parts(x: Moments, y: Moments, i: int) -> Any:
     for p in range(kx):
         row: list[Any] = []
         for q in range(ky):
-            xa = _one_of(x, i, p)
-            ya = _one_of(y, i, q)
-            got = joint(xa, ya)
+            got = _cross_kinds(x, y, i, p, q)
             if got is None:
                 return None
             row.append(got)
         rows.append(np.stack(row))
-    _ = one
     return np.stack(rows)
+
+
+def _cross_kinds(x: Moments, y: Moments, i: int, p: int, q: int) -> Any:
+    """E[x_a y_b] averaged over a of kind p and b of kind q: of aligned parts, one pair in n is of equal indices."""
+    xa, ya = _block(x, i, p), _block(y, i, q)
+    if xa is None or ya is None:
+        return joint(_one_of(x, i, p), _one_of(y, i, q))
+    equal = 1.0 / max(xa.axes[i].size, ya.axes[i].size)
+    size = _lower_size(xa, ya, i)
+    xa, ya = [replace(z, axes=(*z.axes[:i], axis(size), *z.axes[i + 1 :])) for z in (_strided(xa, ya, i), _strided(ya, xa, i))]
+    got = joint(xa, ya) if x.axes[i].size > 1 else joint(ya, xa)
+    if got is not None and x.axes[i].size == 1:
+        got = swap(xa.axes, got)
+    return None if got is None else equal * np.take(got, 1, axis=i) + (1.0 - equal) * np.take(got, 0, axis=i)
+
+
+def _strided(x: Moments, y: Moments, i: int) -> Moments:
+    """A part of one index takes the stride of the array that it was cut from."""
+    if x.axes[i].size > 1:
+        return x
+    strides = {a: v.strides[i] for a, v in _views(y)}
+
+    def on(id_: int, v: View) -> View:
+        return replace(v, strides=(*v.strides[:i], strides.get(id_, 0), *v.strides[i + 1 :]), dropped=v.dropped[:-1])
+
+    law = [Factor(f.fn, replace(f.field, view=on(f.field.id, f.field.view), cross=tuple(Cross(c.id, on(c.id, c.view), c.cov) for c in f.field.cross))) for f in x.law]
+    return replace(x, law=tuple(law))
+
+
+def _block(x: Moments, i: int, kind: int) -> Moments | None:
+    """The indices of one kind, if they lie evenly spaced."""
+    a = x.axes[i]
+    if a.K == 1:
+        return x
+    index = np.flatnonzero(a.label_array() == kind)
+    step = int(index[1] - index[0]) if len(index) > 1 else 1
+    if np.any(np.diff(index) != step):
+        return None
+    d = next(d for d in range(len(x.dims)) if i in x.span(d))
+    if x.dims[d] != 1:
+        return None
+    return x.take(d, index, (int(index[0]), step)).with_axis(d)
+
+
+def _lower_size(x: Moments, y: Moments, i: int) -> int:
+    """Size of the part that comes first in the array that both were cut from."""
+    for a in _views(x):
+        for b in _views(y):
+            if a[0] == b[0] and a[1].offset != b[1].offset:
+                return x.axes[i].size if a[1].offset < b[1].offset else y.axes[i].size
+    return max(x.axes[i].size, y.axes[i].size)
+
+
+def _views(x: Moments) -> list[tuple[int, View]]:
+    return [(z.id, z.view) for f in x.law for z in (f.field, *f.field.cross)]
 
 
 def _one_of(x: Moments, i: int, kind: int) -> Moments:
@@ -302,35 +403,86 @@ def _merged_alike(x: Moments, i: int) -> Moments:
     return x.relabel(i, axis(a.size, group[a.label_array()]))
 
 
-def _tiles(parts: Sequence[Moments], d: int) -> Moments | None:
-    """Slices of one field put together again in another order or with other signs (rotary halves): a linear map of that field."""
+def _aligned(parts: Sequence[Moments], i: int, step: int) -> tuple[int, list[int], list[float]] | None:
+    """Parts that show one product of fields through slices: (the part that comes first, shifts in indices, factors); `step` of their indices apart."""
     laws = [x.law for x in parts]
-    if any(len(law) != 1 for law in laws) or any(x.dims[d] != 1 for x in parts):
+    first = laws[0]
+    if not first or any(len(law) != len(first) or x.axes[i].K != 1 for x, law in zip(parts, laws, strict=True)):
         return None
-    first = laws[0][0].field
+    shifts: list[list[int]] = []
+    for k, f in enumerate(first):
+        stride, rest = divmod(f.field.view.strides[i], step)
+        if rest or any(law[k].field.id != f.field.id or law[k].field.view.strides != f.field.view.strides for law in laws):
+            return None
+        offsets = [law[k].field.view.offset for law in laws]
+        if stride == 0:
+            if len(set(offsets)) > 1:
+                return None
+            continue
+        moved = [divmod(o - min(offsets), stride) for o in offsets]
+        if any(rest for _, rest in moved):
+            return None
+        shifts.append([m for m, _ in moved])
+    if not shifts or any(s != shifts[0] for s in shifts):
+        return None
+    factors = [1.0] * len(parts)
+    for k, f in enumerate(first):
+        for n, law in enumerate(laws):
+            if law[k].fn is f.fn:
+                continue
+            lines = [law[k].fn.linear, f.fn.linear]
+            if any(line is None or line[1] != 0 or line[0] == 0 for line in lines):
+                return None
+            factors[n] *= lines[0][0] / lines[1][0]  # type: ignore[index]
+    origin = int(np.argmin(shifts[0]))
+    return origin, shifts[0], [f / factors[origin] for f in factors]
+
+
+def _tiles(parts: Sequence[Moments], d: int) -> Moments | None:
+    """Slices of one array put together again in another order or with other signs (rotary halves): a linear map of that array."""
+    if any(x.dims[d] != 1 for x in parts):
+        return None
     i = parts[0].span(d)[0]
-    stride = first.view.strides[i]
-    if stride <= 0 or any(law[0].field.id != first.id or law[0].field.view.strides != first.view.strides or x.axes[i].K != 1 for x, law in zip(parts, laws, strict=True)):
+    found = _aligned(parts, i, 1)
+    if found is None:
         return None
+    origin, shifts, factors = found
     size = sum(x.axes[i].size for x in parts)
-    base = min(law[0].field.view.offset for law in laws)
     index: list[int] = []
     weight: list[float] = []
-    for x, law in zip(parts, laws, strict=True):
-        fn = law[0].fn
-        factor = float(fn(1.0))
-        if fn is not IDENTITY and not (fn.pieces is not None and not fn.kinks and float(fn(0.0)) == 0.0 and float(fn(2.0)) == 2 * factor):
-            return None
-        shift, rest = divmod(law[0].field.view.offset - base, stride)
-        if rest:
-            return None
+    for x, shift, factor in zip(parts, shifts, factors, strict=True):
         index += range(shift, shift + x.axes[i].size)
         weight += [factor] * x.axes[i].size
     if sorted(index) != list(range(size)):
         return None
-    origin = next(x for x, law in zip(parts, laws, strict=True) if law[0].field.view.offset == base)
-    back = scale(origin, 1.0 / float(origin.law[0].fn(1.0)))
-    whole = replace(back, axes=(*back.axes[:i], axis(size), *back.axes[i + 1 :]))
+    back = parts[origin]
+    whole = replace(back, axes=(*back.axes[:i], axis(size), *back.axes[i + 1 :]), extra={})
     if index == list(range(size)) and all(w == weight[0] for w in weight):
         return scale(whole, weight[0])
     return whole.linear(d, Taps(np.array(index)[None], size, np.array(weight)[None]))
+
+
+def _woven(parts: Sequence[Moments], d: int) -> Moments | None:
+    """Interleaved slices of one array, stacked behind the axis that they were cut from (rotary pairs): a linear map of that array."""
+    n = len(parts)
+    if d == 0 or any(x.dims[d - 1] == 0 for x in parts):
+        return None
+    j = parts[0].span(d - 1)[-1]
+    found = _aligned(parts, j, n)
+    if found is None or sorted(found[1]) != list(range(n)):
+        return None
+    origin, shifts, factors = found
+    back = parts[origin]
+    m = back.axes[j].size
+
+    def on_view(v: View) -> View:
+        return v.moved((*v.strides[:j], v.strides[j] // n, *v.strides[j + 1 :]))
+
+    whole = back.lift([*back.axes[:j], axis(m * n), *back.axes[j + 1 :]], back.dims, lambda a: a, lambda g: g, on_view)
+    index = (np.arange(m)[:, None] * n + np.array(shifts)[None]).ravel()
+    weight = np.tile(np.array(factors), m)
+    inner = replace(whole, dims=(*whole.dims[: d - 1], whole.dims[d - 1] - 1, 1, *whole.dims[d:]))
+    turned = inner.linear(d, Taps(index[None], m * n, weight[None])).with_axis(d)
+    turned = turned.split_axis(turned.span(d)[0], n)
+    dims = turned.dims
+    return replace(turned, dims=(*dims[: d - 1], dims[d - 1] + 1, 1, *dims[d + 1 :]))
