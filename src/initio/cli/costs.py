@@ -50,3 +50,41 @@ def count(
         else:
             render.show(counts, console(sink), depth=depth)
     return 0
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help=commands.TARGET)],
+    b: Annotated[str | None, typer.Argument(metavar="[B]", help="Another target; without one, A with --arg-b")] = None,
+    inputs: commands.Inputs = None,
+    arg: commands.Args = None,
+    arg_a: Annotated[list[str] | None, typer.Option("--arg-a", metavar="NAME=VALUE", help="Argument of A alone")] = None,
+    arg_b: Annotated[list[str] | None, typer.Option("--arg-b", metavar="NAME=VALUE", help="Argument of B alone")] = None,
+    loss: commands.Loss = None,
+    evaluate: commands.Eval = False,
+    timed: Annotated[bool, typer.Option("--time", help="Build and run both, and measure their speed")] = False,
+    format: Annotated[commands.ReportFormat, typer.Option("--format", "-f", help="Format")] = commands.ReportFormat.text,  # noqa: A002
+    output: commands.Output = None,
+) -> int:
+    """Two models, or one with two options, side by side: cost, signal, findings, speed."""
+    from initio.api.contrast import compare_models
+    from initio.core.errors import InitioError
+    from initio.render import contrast as render
+
+    if b is None and not (arg_a or arg_b):
+        remedy = "Name another target, or say what differs: --arg-b paths=32."
+        raise InitioError("two models to compare", "one came, without an option that differs", where="B", remedy=remedy)
+    with write(output) as sink:
+        first, given = commands.resolved(a, inputs, [*(arg or ()), *(arg_a or ())])
+        second, other = commands.resolved(b or a, inputs, [*(arg or ()), *(arg_b or ())])
+        names = (" ".join([a, *(arg_a or ())]), " ".join([b or a, *(arg_b or ())]))
+        contrast = compare_models(
+            first.build, second.build, given, other, names=names, loss=loss or first.loss, train=not evaluate, timed=timed
+        )
+        if format is commands.ReportFormat.json:
+            sink.write(contrast.to_json() + "\n")
+        elif format is commands.ReportFormat.markdown:
+            sink.write(render.markdown(contrast))
+        else:
+            render.show(contrast, console(sink))
+    return 0
