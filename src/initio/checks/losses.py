@@ -1,0 +1,46 @@
+"""Where losses stand in a record, and what enters them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from initio.checks.framework import Context
+from initio.checks.graph import VIEWS, name, origin
+from initio.core.record import Node
+
+__all__ = ["FORMS", "SQUASHES", "entering", "losses", "place"]
+
+SQUASHES = {
+    "_softmax": "softmax",
+    "sigmoid": "sigmoid",
+    "hardsigmoid": "hardsigmoid",
+    "_log_softmax": "log_softmax",
+    "log_sigmoid_forward": "logsigmoid",
+}
+FORMS = {
+    "nll_loss_forward": "nll_loss", "nll_loss2d_forward": "nll_loss", "binary_cross_entropy": "binary_cross_entropy", "nll_loss_nd": "nll_loss",
+    "binary_cross_entropy_with_logits": "binary_cross_entropy_with_logits", "mse_loss": "mse_loss", "smooth_l1_loss": "smooth_l1_loss",
+    "huber_loss": "huber_loss", "cross_entropy_loss": "cross_entropy",
+}  # fmt: skip
+"""Operation → the name of its loss."""
+
+
+def losses(context: Context, *names: str) -> Iterator[Node]:
+    """The nodes of the losses of these names."""
+    for node in context.record.nodes:
+        if node.phase != "backward" and FORMS.get(name(node)) in names:
+            yield node
+
+
+def entering(
+    context: Context, value: int, through: frozenset[str] = VIEWS | {"clamp", "clamp_min", "clamp_max", "native_dropout"}
+) -> Node | None:
+    """The node that made what a loss reads, seen through views and clamps; None for an input."""
+    return origin(context, value, through)[1]
+
+
+def place(context: Context, loss: Node, made: Node | None) -> tuple[str, Node]:
+    """The module and node to report: the squashing layer where it is the model's, else the loss."""
+    if made is not None and (made.module or made.source is not None):
+        return made.module, made
+    return loss.module, loss
