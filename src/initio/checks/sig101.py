@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from initio.checks.framework import Context, Found, check
-from initio.checks.spine import decay, layers, segments
+from initio.checks.spine import collapse, decay, layers, segments
 from initio.core.finding import Fix
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.39e38, "float32": 3.40e38, "float64": 1.8e308}
@@ -58,6 +58,8 @@ def vanishing_signal(context: Context) -> Iterator[Found]:
     """
     analysis, record = context.analysis, context.record
     for run in segments(layers(context)):
+        if collapse(context, run) is not None:
+            continue  # SIG102: the signal stays, its differences don't
         summaries = [analysis.of(layer.value) for layer in run]
         # Biases keep a dead signal from shrinking, so what vanishes is the part in which samples differ; what overflows is the whole.
         course = decay([s.second if math.isnan(s.varying) else s.varying for s in summaries])

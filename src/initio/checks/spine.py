@@ -12,7 +12,7 @@ from typing import Literal
 from initio.checks.framework import Context
 from initio.core.record import Node
 
-__all__ = ["Decay", "Layer", "decay", "layers", "segments"]
+__all__ = ["Decay", "Layer", "collapse", "decay", "layers", "segments"]
 
 CONTRACTIONS = frozenset({"mm", "addmm", "bmm", "baddbmm", "convolution", "linear", "_convolution", "mv", "addmv", "matmul"})
 RESETS = frozenset(
@@ -27,6 +27,8 @@ LEAST_DEPTH = 5
 """A chain of fewer layers says nothing about depth."""
 WORST = 1e-6
 """Second moments in a ratio beyond this or its inverse (a thousandfold rms) are no longer explained by a few odd layers."""
+COLLAPSED = 1e-4
+"""A share of the signal below this, in which samples differ, is lost in rounding and in the noise of training."""
 STEADY = 0.6
 """Share of the steps that must go the way of the whole: a single small layer (a head that starts near zero) is no decay with depth."""
 
@@ -105,6 +107,16 @@ def segments(found: Sequence[Layer | None]) -> Iterator[list[Layer]]:
         elif run:
             yield run
             run = []
+
+
+def collapse(context: Context, run: Sequence[Layer]) -> Decay | None:
+    """The decay of the share of the second moment in which samples differ, where the second moment itself does not vanish."""
+    summaries = [context.analysis.of(layer.value) for layer in run]
+    known = [s for s in summaries if s.second > 0 and not math.isnan(s.varying)]
+    if len(known) < LEAST_DEPTH or known[-1].second < known[0].second / 10:
+        return None
+    course = decay([s.varying / s.second if s.second > 0 else math.nan for s in summaries], worst=COLLAPSED)
+    return course if course is not None and course.direction == "vanishing" else None
 
 
 def decay(moments: Sequence[float], *, worst: float = WORST) -> Decay | None:
