@@ -125,13 +125,26 @@ class Taps:
         return np.where(self.index >= 0, self.weight, 0.0).sum(axis=0)
 
     def transposed(self) -> Taps:
-        """The adjoint map; tap d stays tap d (each input position is reached by a tap at most once)."""
+        """The adjoint map; tap d stays tap d where it reaches every input position at most once, otherwise readings are numbered anew."""
         index = np.full((self.count, self.n_in), -1, dtype=np.intp)
         weight = np.zeros((self.count, self.n_in))
         for d in range(self.count):
             out = np.nonzero(self.index[d] >= 0)[0]
+            if len(np.unique(self.index[d, out])) < len(out):
+                return self._renumbered()
             index[d, self.index[d, out]] = out
             weight[d, self.index[d, out]] = self.weight[d, out]
+        return Taps(index, self.n_out, weight)
+
+    def _renumbered(self) -> Taps:
+        d, out = np.nonzero(self.index >= 0)
+        source = self.index[d, out]
+        order = np.argsort(source, kind="stable")
+        number = np.empty(len(order), dtype=np.intp)
+        number[order] = np.arange(len(order)) - np.searchsorted(source[order], source[order])
+        index = np.full((int(number.max(initial=0)) + 1, self.n_in), -1, dtype=np.intp)
+        weight = np.zeros(index.shape)
+        index[number, source], weight[number, source] = out, self.weight[d, out]
         return Taps(index, self.n_out, weight)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,11 +18,11 @@ from numpy.polynomial.hermite_e import herme2poly, hermevander
 from scipy.special import ndtri
 
 from initio.core.axes import Array, Axis
-from initio.core.gaussian import expect2, stein
-from initio.core.moments import Factor, Field, Moments, contiguous, pair_values
+from initio.core.gaussian import expect, expect2, stein
+from initio.core.moments import Cross, Factor, Moments, pair_values
 from initio.core.scalar import Scalar, affine, from_pieces
 
-__all__ = ["product_moments", "sum_factor"]
+__all__ = ["product_moments", "refitted", "shaped", "sum_factor"]
 
 ORDER = 5
 """Highest total degree of the expansion of a product."""
@@ -110,49 +111,90 @@ def sum_factor(x: Moments, y: Moments, a: float, b: float, mean: Array, gram: Ar
     """a X + b Y of independent X, Y as a polynomial of a Gaussian field with the same mean and gram; None where it is Gaussian anyway."""
     if len(x.law) != 1 or len(y.law) != 1 or (x.law[0].fn.linear is not None and y.law[0].fn.linear is not None):
         return None
-    axes = x.axes
     qx, qy = _quantiles(x, a, 256), _quantiles(y, b, 256)
     if qx is None or qy is None:
         return None
-    total = np.sort((qx[:, None] + qy[None]).ravel())
-    spread = float(total.std())
-    if spread <= 1e-9 * max(abs(float(total.mean())), 1e-300):
+    return shaped(x.axes, x.dims, mean, gram, sources, np.sort((qx[:, None] + qy[None]).ravel()))
+
+
+def shaped(axes: Sequence[Axis], dims: Sequence[int], mean: Array, gram: Array, sources: int, ordered: Array) -> Factor | None:
+    """A law with the given moments whose shape, up to shift and scale by kind, has the equally likely values `ordered`."""
+    spread = float(ordered.std())
+    if spread <= 1e-9 * max(abs(float(ordered.mean())), 1e-300):
         return None
-    shape = _polynomial(total / spread)
-    if shape is None:
+    shape = _polynomial(ordered / spread)
+    diag = tuple(a.diagonal for a in axes)
+    scale = math.sqrt(float(np.maximum(gram[diag] - mean * mean, 0.0).mean())) or 1.0
+    fitted = _fitted(shape.then(affine(scale, 0.0)), axes, np.zeros_like(mean), np.ones_like(mean), mean, gram)
+    return None if fitted is None else _factor(*fitted, axes, dims, sources)
+
+
+def _factor(fn: Scalar, mean: Array, cov: Array, axes: Sequence[Axis], dims: Sequence[int], sources: int) -> Factor:
+    u, v = pair_values(axes, mean)
+    return Factor(fn, Moments.gaussian(axes, dims, mean, cov + u * v, sources).law[0].field)
+
+
+def _fitted(fn: Scalar, axes: Sequence[Axis], m: Array, s: Array, mean: Array, gram: Array) -> tuple[Scalar, Array, Array] | None:
+    """fn and the mean and covariance of a normal field u for which fn(u) has the given moments; from N(m, s), kind by kind (Newton)."""
+    diag = tuple(a.diagonal for a in axes)
+    wanted = np.maximum(gram[diag] - mean * mean, 0.0)
+    if not np.all(wanted > 0):
         return None
-    diag = tuple(a_.diagonal for a_ in axes)
-    second = gram[diag]
-    target_var = np.maximum(second - mean * mean, 0.0)
-    # per kind: a standardised polynomial P with E P = p, Var P = 1, scaled through a Gaussian N(m, s) that gives the kind's mean and variance
-    scale = float(np.sqrt(np.average(target_var, weights=x.weights))) or 1.0
-    fn = shape.then(affine(scale, 0.0))
-    m, s = np.zeros_like(mean), np.ones_like(mean)
+    square = fn.times(fn)
     e1, v = np.zeros_like(mean), np.zeros_like(mean)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(24)
-    weights = weights / weights.sum()
     for _ in range(12):
-        root = np.sqrt(s)
-        values = fn(m[..., None] + root[..., None] * nodes)
-        e1, e2 = values @ weights, (values * values) @ weights
-        d1 = (values * nodes) @ weights / root
-        v = np.maximum(e2 - e1 * e1, 1e-300)
-        s = np.clip(s * np.sqrt(np.maximum(target_var, 1e-300) / v), 1e-6, 1e6)
-        m = m + np.clip((mean - e1) / np.where(np.abs(d1) > 1e-12, d1, 1.0), -1.0, 1.0)
-    if not (np.allclose(e1, mean, rtol=1e-3, atol=1e-3 * scale) and np.allclose(v, target_var, rtol=1e-2)):
+        e1 = np.asarray(expect(fn, m, s))
+        v = np.maximum(np.asarray(expect(square, m, s)) - e1 * e1, 1e-300)
+        if np.allclose(v, wanted, rtol=1e-6) and np.allclose(e1, mean, rtol=1e-6, atol=1e-6 * math.sqrt(float(wanted.max()))):
+            break
+        slope = np.asarray(stein(fn, m, s))
+        step = np.sqrt(s)
+        m = m + np.clip((mean - e1) / np.where(np.abs(slope) > 1e-12, slope, 1.0), -step, step)
+        s = s * np.clip(np.sqrt(wanted / v), 0.25, 4.0)
+    if not (np.allclose(e1, mean, rtol=1e-3, atol=1e-3 * math.sqrt(float(wanted.max()))) and np.allclose(v, wanted, rtol=1e-2)):
         return None
-    mu, mv = pair_values(axes, m)
-    su, sv = pair_values(axes, s)
     slope = np.asarray(stein(fn, m, s))
-    gu, gv = pair_values(axes, slope)
+    if np.any(np.abs(slope) * np.sqrt(s) < 0.1 * np.sqrt(wanted)):
+        return None
+    return fn, m, _matching(fn, axes, m, s, slope, gram)
+
+
+def refitted(x: Moments, mean: Array, gram: Array) -> Factor | None:
+    """A law for a X + b with the given moments where X = f(u) is not Gaussian: a f + b of a field whose covariances give the gram.
+
+    None where X is Gaussian anyway, or where no such field has these moments.
+    """
+    if len(x.law) != 1 or x.law[0].fn.linear is not None or not x.axes:
+        return None
+    f = x.law[0]
+    diag = tuple(a.diagonal for a in x.axes)
+    var = np.maximum(f.field.gram[diag] - f.field.mean**2, 0.0)
+    own_mean, own_second = np.asarray(expect(f.fn, f.field.mean, var)), np.asarray(expect(f.fn.times(f.fn), f.field.mean, var))
+    own_var, wanted = np.maximum(own_second - own_mean**2, 0.0), np.maximum(gram[diag] - mean**2, 0.0)
+    spread = float((x.weights * own_var).sum())
+    if not spread > 0 or not np.all(var > 0):
+        return None
+    a = math.sqrt(float((x.weights * wanted).sum()) / spread)
+    b = float((x.weights * (mean - a * own_mean)).sum())
+    fitted = _fitted(f.fn.then(affine(a, b)), x.axes, f.field.mean, var, mean, gram)
+    if fitted is None:
+        return None
+    made = _factor(*fitted, x.axes, x.dims, x.sources)
+    u, v = pair_values(x.axes, made.field.mean)
+    return Factor(made.fn, replace(made.field, cross=(Cross(f.field.id, f.field.view, made.field.gram - u * v),)))
+
+
+def _matching(fn: Scalar, axes: Sequence[Axis], mean: Array, var: Array, slope: Array, gram: Array) -> Array:
+    """Cov(u, v) with E[f(u) f(v)] = gram, by Newton's method with the slope at independence."""
+    (mu, mv), (su, sv), (gu, gv) = pair_values(axes, mean), pair_values(axes, var), pair_values(axes, slope)
     limit = np.sqrt(su * sv)
-    cov = np.clip((gram - np.multiply(*pair_values(axes, mean))) / (gu * gv), -limit, limit)
-    for _ in range(4):
+    m1, m2 = pair_values(axes, np.asarray(expect(fn, mean, var)))
+    cov = np.clip((gram - m1 * m2) / (gu * gv), -limit, limit)
+    for _ in range(3):
         got = np.asarray(expect2(fn, fn, mu, su, mv, sv, cov))
         cov = np.clip(cov + (gram - got) / (gu * gv), -limit, limit)
-    cov[diag] = s
-    field = Field(Moments.gaussian(axes, x.dims, m, cov + mu * mv, sources).law[0].field.id, contiguous(axes), m, cov + mu * mv, sources)
-    return Factor(fn, field)
+    cov[tuple(a.diagonal for a in axes)] = var
+    return cov
 
 
 def _quantiles(x: Moments, factor: float, count: int) -> Array | None:
@@ -166,7 +208,7 @@ def _quantiles(x: Moments, factor: float, count: int) -> Array | None:
     return np.asarray(factor * f.fn(float(np.average(f.field.mean, weights=x.weights)) + math.sqrt(var) * z))
 
 
-def _polynomial(ordered: Array) -> Scalar | None:
+def _polynomial(ordered: Array) -> Scalar:
     """The polynomial of a standard normal with the quantiles `ordered`, best in mean square, its variance kept."""
     z = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
     v = hermevander(z, DEGREE)

@@ -54,6 +54,14 @@ class Maxima:
         """Hermite coefficients of E[f(max) | W]."""
         return _BASIS @ self.given(n)
 
+    def ordered(self, n: float, count: int = 4096) -> Array:
+        """Equally likely values of f(max over n entries), in ascending order."""
+        weight = np.multiply.outer(_WEIGHTS, np.diff(ndtr(_EDGES) ** n)).ravel()
+        order = np.argsort(self.values, axis=None)
+        below = np.cumsum(weight[order])
+        at = np.searchsorted(below / below[-1], (np.arange(count) + 0.5) / count)
+        return self.values.ravel()[order[np.minimum(at, order.size - 1)]]
+
     def both(self, n1: int, n2: int, s: int) -> float:
         """E f(max₁) f(max₂) for windows that share s > 0 entries."""
         density = np.diff(ndtr(_EDGES) ** s)

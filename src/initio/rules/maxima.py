@@ -15,6 +15,7 @@ from initio.core.axes import Array, Axis, Taps, axis, axis_map
 from initio.core.extremes import max_pair
 from initio.core.gaussian import expect, expect2
 from initio.core.moments import Factor, Moments, Unknown, along, fresh_source, pair_values, worst
+from initio.core.pairs import shaped
 from initio.core.scalar import IDENTITY, Scalar, affine
 from initio.core.windows import choice_matrix, chosen, maxima, overlap_counts
 from initio.rules.linear import window_taps
@@ -167,7 +168,9 @@ def maximum(x: Moments, taps: Sequence[Taps]) -> Moments:
     axes = [*e.others, *outs]
     dims = e.x.dims
     made = Moments.gaussian(axes, dims, mean.reshape([a.K for a in axes]), gram.reshape([a.P for a in axes]), x.sources, claim=worst(x.claim, "rule"))
-    return made.without_ones()
+    size = math.prod(int((t.index >= 0).sum(axis=0).max()) for t in taps)
+    law = shaped(axes, dims, made.mean, made.gram, x.sources, laws[0].ordered(size))
+    return (made if law is None else replace(made, law=(law,))).without_ones()
 
 
 @rule("aten.max_pool2d_with_indices_backward", "aten.max_pool3d_with_indices_backward")

@@ -11,6 +11,7 @@ import numpy as np
 from initio.core.algebra import add, average, multiply, scalar_value, scale, total
 from initio.core.axes import Array, Axis
 from initio.core.moments import Moments, Unknown, along, fresh_source, pair_values, worst
+from initio.core.pairs import refitted
 from initio.core.spectrum import self_normalised
 from initio.rules.scale_free import divided_by_own_scale, fan_in, scale_cancels, without_radial
 from initio.rules.table import Result, context, rule
@@ -51,9 +52,11 @@ def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) 
     if centre:
         first, second, both = _averages(gram, x.axes, over)
         gram = gram - first - second + both
+        centre_of = mean
         for i in over:
             share = x.axes[i].counts / x.axes[i].size
-            mean = mean - np.repeat(np.expand_dims(np.tensordot(mean, share, axes=([i], [0])), i), x.axes[i].K, axis=i)
+            centre_of = np.repeat(np.expand_dims(np.tensordot(centre_of, share, axes=([i], [0])), i), x.axes[i].K, axis=i)
+        mean = mean - centre_of
     square = gram[tuple(a.diagonal for a in x.axes)]
     for i in over:
         share = x.axes[i].counts / x.axes[i].size
@@ -62,7 +65,8 @@ def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) 
     u, v = pair_values(x.axes, deviation)
     normal, inverse = _finite(gram, x.axes, over, eps, gram / (u * v), deviation**-2.0)
     made = Moments.gaussian(x.axes, x.dims, mean / deviation, normal, x.sources, odd=x.odd, claim=worst(x.claim, "rule"))
-    return made, inverse**-0.5
+    factor = refitted(x, made.mean, normal)
+    return made if factor is None else replace(made, law=(factor,)), inverse**-0.5
 
 
 def _finite(gram: Array, axes: Sequence[Axis], over: Sequence[int], eps: float, normal: Array, inverse: Array) -> tuple[Array, Array]:
