@@ -1,0 +1,156 @@
+"""Derivations as text, Markdown, LaTeX and HTML (MathML: no network, no script)."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+from typing import Any
+
+import sympy as sp
+from sympy.printing.mathml import MathMLPresentationPrinter
+
+from initio.derivations.derivation import Derivation, Step, Table
+
+__all__ = ["FORMATS"]
+
+MARKS = {"verified": "✓", "refuted": "✗ REFUTED", "not verified": "–"}
+SECTIONS = {
+    "parameters": "Parameters and operations", "signal": "The signal", "jacobian": "Jacobians", "gradient": "The gradient", "claim": "Claims",
+}  # fmt: skip
+
+
+def text(derivation: Derivation) -> str:
+    """Plain text for a terminal."""
+    lines = [derivation.title, "=" * len(derivation.title)]
+    for section, steps in _sections(derivation):
+        lines += ["", SECTIONS.get(section, section), "-" * len(SECTIONS.get(section, section))]
+        for step in steps:
+            lines += ["", f"{MARKS[step.verification.status]} {step.title}"]
+            lines += [f"    {_plain(formula)}" for formula in step.formulas]
+            lines += [f"  {step.text}"] if step.text else []
+            lines += _columns(step.table) if step.table else []
+            lines.append(f"  [{step.verification}]")
+    return "\n".join([*lines, *_notes(derivation, "")]) + "\n"
+
+
+def markdown(derivation: Derivation) -> str:
+    """Markdown with `$$` formulas."""
+    lines = [f"# {derivation.title}"]
+    for section, steps in _sections(derivation):
+        lines += ["", f"## {SECTIONS.get(section, section)}"]
+        for step in steps:
+            lines += ["", f"### {step.title}", ""]
+            for formula in step.formulas:
+                lines += [f"$$\n{_latex(formula)}\n$$", ""]
+            lines += [step.text, ""] if step.text else []
+            if step.table:
+                lines.append("| " + " | ".join(step.table.head) + " |")
+                lines.append("|" + "---|" * len(step.table.head))
+                lines += ["| " + " | ".join(row) + " |" for row in step.table.rows]
+                lines.append("")
+            lines.append(f"*{MARKS[step.verification.status]} {step.verification}.*")
+    return "\n".join([*lines, *_notes(derivation, "- ")]) + "\n"
+
+
+def latex(derivation: Derivation) -> str:
+    """A document for pdflatex or lualatex."""
+    lines = [r"\documentclass{article}", r"\usepackage{amsmath,amssymb,booktabs,longtable}", r"\begin{document}"]
+    lines.append(rf"\title{{{_escape(derivation.title)}}}\date{{}}\maketitle")
+    for section, steps in _sections(derivation):
+        lines.append(rf"\section{{{_escape(SECTIONS.get(section, section))}}}")
+        for step in steps:
+            lines.append(rf"\subsection{{{_escape(step.title)}}}")
+            lines += [rf"\[ {_latex(formula)} \]" for formula in step.formulas]
+            lines += [_escape(step.text)] if step.text else []
+            if step.table:
+                lines.append(rf"\begin{{longtable}}{{{'l' * len(step.table.head)}}}\toprule")
+                rows = [" & ".join(map(_escape, row)) + r" \\" for row in (step.table.head, *step.table.rows)]
+                lines += [rows[0], r"\midrule", *rows[1:], r"\bottomrule\end{longtable}"]
+            lines.append(rf"\par\textit{{{_escape(str(step.verification))}.}}")
+    notes = [_escape(line) + r"\par" for line in _notes(derivation, "") if line]
+    return "\n".join([*lines, *notes, r"\end{document}"]) + "\n"
+
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#1d2430;--soft:#5b6675;--line:#d9dee6;--page:#fff;--good:#1a7f4b;--bad:#b3261e;--card:#f6f8fa}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#9aa5b5;--line:#333c49;--page:#12161c;--good:#5cc894;--bad:#ff8a80;--card:#1a2029}}
+body{font:16px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:54rem;margin:2rem auto;padding:0 1.2rem}
+h1{font-size:1.5rem}h2{font-size:1.2rem;margin-top:2.4rem;border-bottom:1px solid var(--line);padding-bottom:.3rem}h3{font-size:1rem;margin:1.6rem 0 .4rem}
+math{font-size:1.15rem}.f{background:var(--card);border-radius:6px;padding:.7rem 1rem;margin:.5rem 0;overflow-x:auto}
+table{border-collapse:collapse;font-size:.88rem;margin:.6rem 0;display:block;overflow-x:auto}td,th{text-align:left;padding:.2rem .9rem .2rem 0;
+border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums;white-space:nowrap}
+.v{font-size:.88rem;color:var(--soft)}.v b{color:var(--soft)}.verified b{color:var(--good)}.refuted,.refuted b{color:var(--bad)}
+"""
+
+
+def page(derivation: Derivation) -> str:
+    """One HTML page, formulas in MathML."""
+    lines = ['<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">']
+    lines.append(f"<title>{html.escape(derivation.title)}</title><style>{STYLE}</style><body><h1>{html.escape(derivation.title)}</h1>")
+    for section, steps in _sections(derivation):
+        lines.append(f"<h2>{html.escape(SECTIONS.get(section, section))}</h2>")
+        for step in steps:
+            lines.append(f"<h3>{html.escape(step.title)}</h3>")
+            lines += [f'<div class="f"><math display="block">{mathml(formula)}</math></div>' for formula in step.formulas]
+            lines += [f"<p>{html.escape(step.text)}</p>"] if step.text else []
+            if step.table:
+                head = "".join(f"<th>{html.escape(cell)}</th>" for cell in step.table.head)
+                rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in step.table.rows)
+                lines.append(f"<table><tr>{head}</tr>{rows}</table>")
+            said = html.escape(str(step.verification).removeprefix(step.verification.status))
+            kind = step.verification.status
+            lines.append(f'<p class="v {kind.replace(" ", "-")}"><b>{MARKS[kind].split()[0]} {kind}</b>{said}.</p>')
+    lines += [f'<p class="v">{html.escape(line)}</p>' for line in _notes(derivation, "") if line]
+    return "\n".join(lines) + "</body></html>\n"
+
+
+FORMATS: dict[str, Callable[[Derivation], str]] = {"text": text, "markdown": markdown, "latex": latex, "html": page}
+
+
+class _MathML(MathMLPresentationPrinter):
+    """Sums in the order in which they were written."""
+
+    def __init__(self) -> None:
+        super().__init__({"mul_symbol": None, "order": "none"})
+
+
+def mathml(formula: Any) -> str:
+    """Presentation MathML of a formula."""
+    return _MathML().doprint(formula)
+
+
+def _latex(formula: Any) -> str:
+    return sp.latex(formula, order="none", mul_symbol=None)
+
+
+def _plain(formula: Any) -> str:
+    if isinstance(formula, sp.Eq):
+        return f"{_plain(formula.lhs)} = {_plain(formula.rhs)}"
+    said = sp.sstr(formula, order="none").replace("**", "^")
+    return re.sub(r"(?<=[A-Za-z0-9_)}'])\*(?=[A-Za-z(])", " ", said)
+
+
+def _sections(derivation: Derivation) -> list[tuple[str, list[Step]]]:
+    found: dict[str, list[Step]] = {}
+    for step in derivation.steps:
+        found.setdefault(step.section, []).append(step)
+    return list(found.items())
+
+
+def _notes(derivation: Derivation, bullet: str) -> list[str]:
+    count = {status: sum(step.verification.status == status for step in derivation.steps) for status in MARKS}
+    total = ", ".join(f"{number} {status}" for status, number in count.items() if number)
+    return ["", f"{len(derivation.steps)} steps: {total}.", *(bullet + note for note in derivation.notes)]
+
+
+def _columns(table: Table) -> list[str]:
+    widths = [max(len(row[i]) for row in (table.head, *table.rows)) for i in range(len(table.head))]
+    return ["    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (table.head, *table.rows)]
+
+
+def _escape(value: str) -> str:
+    marks = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "{": r"\{", "}": r"\}", "^": r"\^{}", "~": r"\~{}", "$": r"\$"}
+    greek = {"σ": r"$\sigma$", "χ": r"$\chi$", "∂": r"$\partial$", "ℓ": r"$\ell$", "·": r"$\cdot$", "²": "$^2$", "×": r"$\times$", "≠": r"$\ne$", "Σ": r"$\Sigma$", "∞": r"$\infty$", "ε": r"$\varepsilon$", "±": r"$\pm$", "√": r"$\surd$", "′": "$'$", "Π": r"$\Pi$", "≤": r"$\le$", "ᵀ": "$^T$", "τ": r"$\tau$", "→": r"$\to$"}  # fmt: skip
+    return "".join(marks.get(c, greek.get(c, c)) for c in value)
