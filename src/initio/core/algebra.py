@@ -115,19 +115,31 @@ def relation(f: Field, g: Field, axes: Sequence[Axis]) -> Array | float | None:
 def _separate(cov: Array, v: View, w: View, axes: Sequence[Axis]) -> Array | float | None:
     """Two slices of one array that do not overlap: their indices always differ on the axis that was cut (in blocks or interleaved)."""
     shift = abs(v.offset - w.offset)
-    if v.strides != w.strides or shift == 0:
+    if shift == 0:
         return None
+    odd_ones = [i for i, (s, t) in enumerate(zip(v.strides, w.strides, strict=True)) if s != t]
+    if odd_ones:  # two ranges of one axis, stepped through at different paces
+        i = odd_ones[0]
+        lower = v if v.offset < w.offset else w
+        if len(odd_ones) > 1 or not v.strides[i] or not w.strides[i] or (axes[i].size - 1) * lower.strides[i] >= shift:
+            return None
+        return _different(cov, axes, i)
     inner = min((s for s in v.strides if s > 0), default=0)
     for i, (a, stride) in enumerate(zip(axes, v.strides, strict=True)):
         blocks = stride > 0 and shift % stride == 0 and shift // stride >= a.size
         interleaved = stride == inner > 0 and shift % stride != 0 and not any(d and shift % d == 0 for d in (*v.dropped, *w.dropped))
         if blocks or interleaved:
-            k = a.K
-            pick = np.arange(a.P)
-            pick[k * k :] = np.arange(k) * k + np.arange(k)
-            apart = np.take(cov, pick, axis=i)
-            return 0.0 if not np.abs(apart).max(initial=0.0) > 1e-12 * np.abs(cov).max(initial=0.0) else apart
+            return _different(cov, axes, i)
     return None
+
+
+def _different(cov: Array, axes: Sequence[Axis], i: int) -> Array | float:
+    """The same with the classes of equal indices on axis i given the values of different ones."""
+    k = axes[i].K
+    pick = np.arange(axes[i].P)
+    pick[k * k :] = np.arange(k) * k + np.arange(k)
+    apart = np.take(cov, pick, axis=i)
+    return 0.0 if not np.abs(apart).max(initial=0.0) > 1e-12 * np.abs(cov).max(initial=0.0) else apart
 
 
 def _disjoint(x: Moments, y: Moments) -> bool:
@@ -147,7 +159,7 @@ def _apart(a: Field, a_axes: Sequence[Axis], b: Field, b_axes: Sequence[Axis]) -
         for id_b, view_b, cov_b in _origins(b, b_axes):
             if id_a != id_b:
                 continue
-            if not _blocks_apart(cov_a, view_a, a_axes, view_b.offset) or not _blocks_apart(cov_b, view_b, b_axes, view_a.offset):
+            if not _blocks_apart((view_a, cov_a, a_axes), (view_b, cov_b, b_axes)):
                 return False
             found = True
     return found
@@ -158,16 +170,22 @@ def _origins(f: Field, axes: Sequence[Axis]) -> list[tuple[int, View, Array]]:
     return [(f.id, f.view, f.gram - u * v), *((c.id, c.view, c.cov) for c in f.cross)]
 
 
-def _blocks_apart(cov: Array, view: View, axes: Sequence[Axis], offset: int) -> bool:
-    """Whether a shift to `offset` leaves the block of the view's inner axes, across which it is uncorrelated."""
-    shift = abs(view.offset - offset)
-    inner = [i for i, stride in enumerate(view.strides) if 0 < stride < shift]
-    outer = [stride for stride in view.strides if stride >= shift]
-    extent = 1 + sum((axes[i].size - 1) * view.strides[i] for i in inner)
-    if not inner or extent > shift or any(stride - shift < extent for stride in outer):
-        return False
-    pick: list[Any] = [slice(0, a.K * a.K) if i in inner else slice(None) for i, a in enumerate(axes)]
-    return bool(np.abs(cov[tuple(pick)]).max(initial=0.0) <= 1e-9 * np.abs(cov).max(initial=0.0))
+def _blocks_apart(*blocks: tuple[View, Array, Sequence[Axis]]) -> bool:
+    """Whether two blocks of inner axes lie beside each other within one step of the axes around them, each uncorrelated inside."""
+    lower, upper = sorted(blocks, key=lambda b: b[0].offset)
+    shift = upper[0].offset - lower[0].offset
+    around = [s for s in lower[0].strides if s > shift and s in upper[0].strides]
+    period = min(around, default=0)
+    extents: list[int] = []
+    for view, cov, axes in (lower, upper):
+        inner = [i for i, s in enumerate(view.strides) if 0 < s and (s < period or not period)]
+        if shift == 0 or not inner:
+            return False
+        extents.append(1 + sum((axes[i].size - 1) * view.strides[i] for i in inner))
+        pick: list[Any] = [slice(0, a.K * a.K) if i in inner else slice(None) for i, a in enumerate(axes)]
+        if np.abs(cov[tuple(pick)]).max(initial=0.0) > 1e-9 * np.abs(cov).max(initial=0.0):
+            return False
+    return extents[0] <= shift and (not period or shift + extents[1] <= period)
 
 
 def swap(axes: Sequence[Axis], array: Array) -> Array:
@@ -292,7 +310,7 @@ def _narrow(f: Scalar, field: Field, m: Array, s: Array, axes: Sequence[Axis]) -
     if not np.all(s > 0) or not np.all(s <= 0.3 * m * m):
         return None
     ratio = float(np.sqrt((s / (m * m)).max()))
-    singular = not bool(np.all(np.isfinite(f(np.zeros_like(m))))) and bool(np.all(np.isfinite(f(m))))
+    singular = not bool(np.all(np.isfinite(f(np.stack([np.zeros_like(m), -0.1 * m]))))) and bool(np.all(np.isfinite(f(m))))
     count = next((n for n, reach in ((16, 6.63), (8, 4.15), (5, 2.86), (3, 1.74)) if reach * ratio < 0.95), 0)
     h = np.sqrt(s)
     if count == 0 or (count < 16 and not singular) or any(np.any(np.abs(k - m) < 7 * h) for k in f.kinks if k != 0.0 or not singular):

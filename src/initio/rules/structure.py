@@ -259,11 +259,13 @@ def _joined_cross(xs: Sequence[Moments], i: int, axes: Sequence[Axis]) -> tuple[
     out: list[Cross] = []
     known = [x.field_covariances() for x in xs]
     starts = np.cumsum([0] + [x.axes[i].size for x in xs])
-    for c in known[0]:
+    lead = int(np.argmax([x.axes[i].size for x in xs]))
+    for c in known[lead]:
         step = c.view.strides[i]
+        origin = c.view.offset - int(starts[lead]) * step
         row: list[Any] = []
-        for start, covariances in zip(starts, known, strict=False):
-            same = [e.cov for e in covariances if e.id == c.id and e.view == c.view.moved(c.view.strides, int(start) * step)]
+        for x, start, covariances in zip(xs, starts, known, strict=False):
+            same = [e.cov for e in covariances if e.id == c.id and e.view.offset == origin + int(start) * step and _alike(e.view, c.view, i, x.axes[i].size)]
             if step == 0 or not same:
                 break
             row.append(same[0])
@@ -283,8 +285,13 @@ def _joined_cross(xs: Sequence[Moments], i: int, axes: Sequence[Axis]) -> tuple[
                 blocks.append(part[local[p] * k + local[q]])
             else:
                 blocks.append(part[local[p] * k : (local[p] + 1) * k].mean(axis=0))
-        out.append(Cross(c.id, c.view, np.stack(blocks, axis=i)))
+        out.append(Cross(c.id, replace(c.view, offset=origin), np.stack(blocks, axis=i)))
     return tuple(out)
+
+
+def _alike(v: View, w: View, i: int, size: int) -> bool:
+    """Equal strides (on axis i only if there is more than one index)."""
+    return v.lost == w.lost and all(s == t for j, (s, t) in enumerate(zip(v.strides, w.strides, strict=True)) if j != i or size > 1)
 
 
 def _cross_parts(x: Moments, y: Moments, i: int) -> Any:
