@@ -20,7 +20,7 @@ from initio.core.scalar import IDENTITY, Scalar, affine
 from initio.core.gaussian import expect, expect2
 from initio.core.moments import Cross, Factor, Field, Moments, Unknown, View, fresh_source, pair_values, worst
 
-__all__ = ["add", "apply", "average", "broadcast", "contract", "deterministic", "joint", "multiply", "relation", "same_axes", "scale", "scalar_value", "total"]
+__all__ = ["add", "apart", "apply", "average", "broadcast", "contract", "deterministic", "joint", "multiply", "relation", "same_axes", "scale", "scalar_value", "total"]
 
 NARROW = 0.2
 """Squared coefficient of variation below which a quantity averaged over an axis counts as its expectation."""
@@ -147,12 +147,12 @@ def _disjoint(x: Moments, y: Moments) -> bool:
     for f in x.with_law().law:
         for g in y.with_law().law:
             a, b = f.field, g.field
-            if a.sources & b.sources and not _apart(a, x.axes, b, y.axes):
+            if a.sources & b.sources and not apart(a, x.axes, b, y.axes):
                 return False
     return True
 
 
-def _apart(a: Field, a_axes: Sequence[Axis], b: Field, b_axes: Sequence[Axis]) -> bool:
+def apart(a: Field, a_axes: Sequence[Axis], b: Field, b_axes: Sequence[Axis]) -> bool:
     """Whether two fields were made of separate uncorrelated blocks of a common one, and of nothing else in common."""
     found = False
     for id_a, view_a, cov_a in _origins(a, a_axes):
@@ -442,14 +442,15 @@ def _cross_of_sum(x: Moments, y: Moments, a: float, b: float) -> tuple[Cross, ..
     """Covariances of the sum with the fields that its terms were made of."""
     made: list[Cross] = []
     for one, other, p, q in ((x, y, a, b), (y, x, b, a)):
-        for c in one.field_covariances()[:3]:
+        covariances = one.field_covariances()
+        for c in (*covariances[:3], *(c for c in covariances[3:] if c.view.root)):
             if any(c.id == m.id and c.view == m.view for m in made):
                 continue
             probe = _field_of(one, c)
             other_cov = _cov_with(other, c, probe)
             if other_cov is not None:
                 made.append(Cross(c.id, c.view, p * c.cov + q * other_cov))
-    return tuple(made[:6])
+    return (*made[:6], *(c for c in made[6:] if c.view.root))
 
 
 def _field_of(x: Moments, c: Cross) -> int:

@@ -52,13 +52,15 @@ class View:
     """Which entries of a field's base array a tensor shows: offset and one stride for each axis.
 
     `lost` are (size, stride) of axes that were averaged over; they return when the average is broadcast over such an axis again.
-    `dropped` are strides of axes of which one index was selected.
+    `dropped` are strides of axes of which one index was selected; `root` marks embeddings, whose covariances are kept
+    to the end for the sake of a tied head.
     """
 
     offset: int
     strides: tuple[int, ...]
     lost: tuple[tuple[int, int], ...] = ()
     dropped: tuple[int, ...] = ()
+    root: bool = False
 
     def repeated(self, i: int, size: int) -> View:
         """With an axis of equal entries at position i."""
@@ -74,7 +76,7 @@ class View:
         """One index of axis i."""
         step = self.strides[i]
         strides = (*self.strides[:i], *self.strides[i + 1 :])
-        return View(self.offset + index * step, strides, self.lost, (*self.dropped, step) if step else self.dropped)
+        return replace(self, offset=self.offset + index * step, strides=strides, dropped=(*self.dropped, step) if step else self.dropped)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from initio.core.algebra import add, average, contract, joint, scale, total
+from initio.core.algebra import add, apart, average, contract, joint, scale, total
 from initio.core.axes import Axis, Taps, axis, axis_map
 from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_source, worst
 from initio.core.scalar import IDENTITY
 from initio.rules.indexing import lookup, scattered
 from initio.rules.scale_free import gains, radial, remember_fan
+from initio.rules.tied import remember_embedding, tied_product
 from initio.rules.table import Result, context, rule
 
 __all__ = ["convolve", "window_taps"]
@@ -28,6 +29,10 @@ def product(x: Moments, y: Moments, spec: str) -> Moments | Unknown:
         return contract(x, y, spec, dependent=True)
     out = contract(x, y, spec)
     if isinstance(out, Unknown):
+        for table, other, flip in ((y, x, False), (x, y, True)):
+            made = tied_product(other, table, spec, flip) if _is_weight(table) else None
+            if made is not None:
+                return made
         return out
     for weight, other, flip in ((y, x, False), (x, y, True)):
         if _is_weight(weight):
@@ -42,13 +47,13 @@ def _is_weight(x: Moments) -> bool:
 def _remember(out: Moments, weight: Moments, x: Moments, spec: str, flip: bool) -> Moments:
     ctx = context()
     field = weight.law[0].field
-    key = field.id
-    earlier: list[Any] = ctx.uses.setdefault(key, [])
+    everything: list[Any] = ctx.uses.setdefault(field.id, [])
+    earlier = [e for e in everything if not apart(field, weight.axes, e[4], e[5])]
     if earlier:
         made = out.law[0].field
         cross: list[Cross] = []
         sources = out.sources
-        for before_x, before_out, before_spec, view in reversed(earlier[-3:]):
+        for before_x, before_out, before_spec, view, _, _ in reversed(earlier[-3:]):
             sources |= before_out.sources
             if before_spec != spec or view != field.view or before_x.shape != x.shape or before_out.axes != out.axes or before_x.axes != x.axes:
                 continue
@@ -60,10 +65,10 @@ def _remember(out: Moments, weight: Moments, x: Moments, spec: str, flip: bool) 
             f = before_out.law[0].field
             if not isinstance(both, Unknown) and both.axes == out.axes:
                 cross.append(Cross(f.id, f.view, both.gram))
-        for _, before_out, _, _ in earlier[:-3]:
-            sources |= before_out.sources
+        for before in earlier[:-3]:
+            sources |= before[1].sources
         out = replace(out, sources=sources, odd=0, law=(Factor(IDENTITY, replace(made, cross=tuple(cross), sources=sources)),))
-    earlier.append((x, out, spec, field.view))
+    everything.append((x, out, spec, field.view, field, weight.axes))
     return out
 
 
@@ -325,8 +330,8 @@ def _weight_gradient(small: Moments, large: Moments, taps: Sequence[Taps], group
 def embedding(w: Moments, ids: Moments, *_: Any, **__: Any) -> Result:
     """w[ids]; remembered, should the same table be used as a matrix (a tied head)."""
     made = lookup(w, ids)
-    if isinstance(made, Moments) and _is_weight(w) and len(made.law) == 1:
-        context().uses.setdefault(-1 - w.law[0].field.id, []).append((made, ids, w.shape[0]))
+    if isinstance(made, Moments) and _is_weight(w) and len(made.law) == 1 and not context().backward:
+        return remember_embedding(made, w, ids)
     return made
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from initio.core.algebra import add, average, multiply, scalar_value, scale, total
 from initio.core.axes import Array, Axis
-from initio.core.moments import Moments, Unknown, along, fresh_source, pair_values, worst
+from initio.core.moments import Cross, Moments, Unknown, along, fresh_source, pair_values, worst
 from initio.core.pairs import refitted
 from initio.core.spectrum import self_normalised
 from initio.rules.scale_free import divided_by_own_scale, fan_in, scale_cancels, without_radial
@@ -64,9 +64,21 @@ def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) 
     deviation = np.sqrt(np.maximum(square, 0.0) + eps)
     u, v = pair_values(x.axes, deviation)
     normal, inverse = _finite(gram, x.axes, over, eps, gram / (u * v), deviation**-2.0)
-    made = Moments.gaussian(x.axes, x.dims, mean / deviation, normal, x.sources, odd=x.odd, claim=worst(x.claim, "rule"))
+    cross = tuple(Cross(c.id, c.view, _centred(c.cov, x.axes, over if centre else ()) / u) for c in x.field_covariances() if c.view.root)
+    made = Moments.gaussian(x.axes, x.dims, mean / deviation, normal, x.sources, odd=x.odd, claim=worst(x.claim, "rule"), cross=cross)
     factor = refitted(x, made.mean, normal)
     return made if factor is None else replace(made, law=(factor,)), inverse**-0.5
+
+
+def _centred(cov: Array, axes: Sequence[Axis], over: Sequence[int]) -> Array:
+    """Cov(x_i − mean x, u_j)."""
+    if not over:
+        return cov
+    swapped = np.ix_(*[a.swap for a in axes])
+    first = cov[swapped]
+    for i in over:
+        first = along(_row_average(axes[i]), first, i)
+    return cov - first[swapped]
 
 
 def _finite(gram: Array, axes: Sequence[Axis], over: Sequence[int], eps: float, normal: Array, inverse: Array) -> tuple[Array, Array]:
