@@ -1,0 +1,213 @@
+"""BAT102: positions of a causal model that see the future."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from initio.checks.framework import Context, Found, check
+from initio.checks.graph import behind, name
+from initio.checks.reach import Reach, along, trace
+from initio.core.analysis import Analysis
+from initio.core.record import Node, Record
+
+LONGEST = 256
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+ALIGNED = frozenset({"add", "mul", "sub", "div", "native_layer_norm", "_fused_rms_norm", "addmm", "mm", "view", "_unsafe_view", "permute", "transpose", "clone", "_to_copy", "relu", "gelu", "silu", "tanh", "native_dropout", "bmm", "rsqrt", "pow", "mean", "t", "unsqueeze", "squeeze", "expand", "cat", "slice", "split", "unbind", "stack", "detach"})  # fmt: skip
+
+
+@check("BAT102", "causality-leak", "error")
+def causality_leak(context: Context) -> Iterator[Found]:
+    """In a causal model, the output at a position depends on a later one.
+
+    ## What it does
+    Follows, through the record of evaluation mode, which positions of a sequence each entry depends on. A model counts as causal where an
+    attention with a triangular mask, or a convolution over the past alone, stands on the way; reported is the first
+    operation on that way whose output at t depends on a position after t. Encoders, bidirectional RNNs and cross attention are not reported.
+
+    ## Why is this bad
+    The model reads in training what it has to predict: the loss is far too low, and generation fails.
+
+    ## Example
+    ```python
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    INPUT = "2x12:int(100)"
+
+    class Block(nn.Module):
+        def __init__(self, causal, width=32):
+            super().__init__()
+            self.causal = causal
+            self.norm = nn.LayerNorm(width)
+            self.qkv = nn.Linear(width, 3 * width)
+            self.out = nn.Linear(width, width)
+
+        def forward(self, x):
+            q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
+            return x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(100, 32)
+            self.blocks = nn.Sequential(Block(True), Block(True), Block(False))
+            self.head = nn.Linear(32, 100)
+
+        def forward(self, ids):
+            return self.head(self.blocks(self.embed(ids)))
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    INPUT = "2x12:int(100)"
+
+    class Block(nn.Module):
+        def __init__(self, width=32):
+            super().__init__()
+            self.norm = nn.LayerNorm(width)
+            self.qkv = nn.Linear(width, 3 * width)
+            self.out = nn.Linear(width, width)
+
+        def forward(self, x):
+            q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
+            return x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(100, 32)
+            self.blocks = nn.Sequential(Block(), Block(), Block())
+            self.head = nn.Linear(32, 100)
+
+        def forward(self, ids):
+            return self.head(self.blocks(self.embed(ids)))
+    ```
+
+    ## References
+    * Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser and Polosukhin 2017, *Attention is all you need*, section 3.2.3: masking
+    """
+    record = context.record
+    for item in record.inputs:
+        for axis in _axes(record, item.value):
+            n = record.values[item.value].shape[axis]
+            if not _leaks(record, item.value, axis, n):
+                continue
+            evaluation = context.evaluation
+            twin = next((other for other in evaluation.inputs if other.name == item.name), None) if evaluation is not None else None
+            leak = _leaks(evaluation, twin.value, axis, n) if evaluation is not None and twin is not None else None
+            if leak is None:
+                continue
+            node, position, seen = leak
+            yield Found(
+                message=f"the model is causal in {item.name or 'its input'}, but {name(node)} lets position {position} depend on position {seen}.",
+                module=node.module,
+                source=node.source or context.made(node.module),
+                evidence={"position": position, "depends_on": seen, "length": n, "operation": name(node)},
+                remedy="Mask the future there (is_causal=True, a lower triangular mask, padding on the left only).",
+                entity=name(node),
+            )
+            return
+
+
+def _axes(record: Record, value: int) -> list[int]:
+    """Dimensions of an input that may be time: the second of ids, the last two of features."""
+    shape = record.values[value].shape
+    axes = {2: [1] if not record.values[value].floating else [], 3: [1, 2]}.get(len(shape), [])
+    return [axis for axis in axes if 3 <= shape[axis] <= LONGEST]
+
+
+def _leaks(record: Record, value: int, axis: int, n: int) -> tuple[Node, int, int] | None:
+    """(the operation, a position, a later one that it depends on), where the record is causal and an output is not."""
+    if record.crash is not None or value in record.constants:
+        return None
+    states = trace(record, {value: along(record.values[value].shape, axis)})
+    leaking = [
+        o.value
+        for o in record.outputs
+        if _aligned(states.get(o.value), record.values[o.value].shape, axis, n) and _ahead(states.get(o.value))
+    ]
+    causal = [node for node in record.nodes if node.phase == "forward" and _causal(node, states, n)] if leaking else []
+    if not causal:
+        return None
+    ancestors = set[int]().union(*(behind(Context(Analysis.build(record, {})), output) for output in leaking))
+    for node in record.nodes:
+        for out in node.outputs:
+            ahead = _ahead(states.get(out)) if out in ancestors else None
+            if ahead is None or out is None or node.phase != "forward":
+                continue
+            joined = _follows(record, causal, out, states) or any(_before(record, other, node) for other in causal)
+            return (node, *ahead) if joined else None
+    return None
+
+
+def _aligned(state: Reach | None, shape: tuple[int, ...], axis: int, n: int) -> bool:
+    """Whether an output has the positions in one dimension: the one that varies, else the input's own."""
+    if state is None:
+        return False
+    varying = state.varying
+    return shape[varying[0]] == n if len(varying) == 1 else not varying and len(shape) > axis and shape[axis] == n
+
+
+def _ahead(state: Reach | None) -> tuple[int, int] | None:
+    """(t, the last position that entry t depends on, after t) of a value that has the positions in one dimension."""
+    if state is None or len(state.varying) > 1 or state.hi.max() < 0:
+        return None
+    hi = state.hi.reshape(-1)
+    late = np.flatnonzero(hi > np.arange(hi.size))
+    return (int(late[0]), int(hi[late[0]])) if late.size else None
+
+
+def _causal(node: Node, states: Mapping[int, Reach | None], n: int) -> bool:
+    """Whether an operation takes from the past alone: a triangular mask, or a window that ends at the position itself."""
+    if node.function in RECURRENT:
+        return False
+    if name(node) in ("_softmax", "_safe_softmax") and node.outputs[0] is not None:
+        state = states.get(node.outputs[0])
+        return state is not None and state.closed is not None and state.sort == "zero" and _triangular(state.closed, n)
+    return False
+
+
+def _triangular(closed: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], n: int) -> bool:
+    """Whether what is open in row t ends at t, or a constant few after it."""
+    if closed.ndim < 2 or closed.shape[-2:] != (n, n):
+        return False
+    last = n - 1 - (~closed.reshape(-1, n, n)[0])[:, ::-1].argmax(axis=1)
+    return any(bool((last == np.minimum(np.arange(n) + k, n - 1)).all()) for k in (0, 1, 2))
+
+
+def _before(record: Record, one: Node, two: Node) -> bool:
+    """Whether the second operation depends on the first."""
+    found = {v for v in one.outputs if v is not None}
+    for node in record.nodes[one.id + 1 : two.id + 1]:
+        if not found.isdisjoint(node.inputs):
+            found.update(v for v in node.outputs if v is not None)
+            if node.id == two.id:
+                return True
+    return False
+
+
+def _follows(record: Record, causal: list[Node], value: int, states: Mapping[int, Reach | None]) -> bool:
+    """Whether a leaked value comes to a causal operation with its positions in place, not through an attention over all of them."""
+    found = {value}
+    targets = {node.id for node in causal}
+    for node in record.nodes:
+        if node.phase != "forward" or found.isdisjoint(node.inputs):
+            continue
+        if node.id in targets:
+            return True
+        aligned = name(node) in ALIGNED and all(
+            len(states[v].varying) <= 1 for v in node.outputs if v is not None and states.get(v) is not None
+        )  # pyright: ignore[reportOptionalMemberAccess]
+        scores = name(node) in ("bmm", "baddbmm", "add", "mul", "div") and any(
+            v is not None and (s := states.get(v)) is not None and len(s.varying) == 2 for v in node.outputs
+        )
+        if aligned or scores:
+            found.update(v for v in node.outputs if v is not None)
+    return False
