@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from initio.core.algebra import apply, multiply
+from initio.core.algebra import apply, broadcast, multiply
 from initio.core.axes import axis
 from initio.core.functions import FUNCTIONS
 from initio.core.moments import Moments, Unknown, fresh_source, pair_values
@@ -242,6 +242,8 @@ class Case:
     the arguments, one draw each), or from autograd: the gradients of `forward(*wrt)` with the cotangent `cotangent`.
     With `linear` (an affine map of independent `Normal` inputs, or of the cotangent alone) nothing is drawn: the matrix of the
     map, read off the op itself, gives the exact moments, and the rule must agree to 1e-9.
+    With `pointwise` (a function of one `Normal` entry by entry, perhaps times the cotangent) the op is integrated: E f(u) f(v) by
+    composite Gauss–Legendre rules on fixed points of u and v, split at `kinks`; the rule must agree to 1e-9.
     `outputs` names the outputs that are compared (default: all that the rule claims and that are drawn).
     `approximate` (≤ 1 %, of the scale of an entry) is the size of a neglected term, which `why` names.
     """
@@ -256,6 +258,8 @@ class Case:
     cotangent: Spec | None = None
     outputs: tuple[int, ...] | None = None
     linear: bool = False
+    pointwise: bool = False
+    kinks: tuple[float, ...] = ()
     approximate: float = 0.0
     why: str = ""
     seed: int = 0
@@ -461,6 +465,62 @@ def check_linear(case: Case) -> None:
     assert compared, "no output to compare"
 
 
+def _points(kinks: Sequence[float], low: float, high: float) -> tuple[Any, Any]:
+    """Composite Gauss–Legendre points and weights between low and high, split at the kinks."""
+    x, w = np.polynomial.legendre.leggauss(10)
+    edges = np.unique(np.concatenate([np.linspace(low, high, 111), [k for k in kinks if low < k < high]]))
+    half = np.diff(edges) / 2
+    return ((edges[1:] + edges[:-1])[:, None] / 2 + half[:, None] * x).ravel(), (half[:, None] * w).ravel()
+
+
+def check_pointwise(case: Case) -> None:
+    """Compare the rule with integrals of the op."""
+    roots = [s for s in case.specs() if isinstance(s, Normal) and s is not case.cotangent]
+    base = next(s for s in case.specs() if isinstance(s, Through)) if any(isinstance(s, Through) for s in case.specs()) else roots[0]
+    while isinstance(base, Through):
+        base = base.inner
+    assert isinstance(base, Normal)
+    known: dict[Spec, Any] = {}
+    x = base.moments(known)
+    std = np.sqrt(x.second - x.mean**2)
+    points, weights = _points(case.kinks, float((x.mean - 10 * std).min()), float((x.mean + 10 * std).max()))
+    drawn: dict[Spec, Tensor] = {base: torch.from_numpy(points)}
+    if case.cotangent is not None:
+        drawn[case.cotangent] = torch.ones(len(points), dtype=torch.float64)
+    for s in case.specs():
+        s.sample(len(points), drawn)
+    outs = _draw(case, len(points), drawn)
+    claims = apply_rule(case, tuple(base.shape for o in outs if o is not None))
+    k = case.outputs[0] if case.outputs is not None else 0
+    claim, values = claims[k], outs[k].numpy()  # type: ignore[union-attr]
+    assert isinstance(claim, Moments), f"output {k}: {claim}"
+    assert claim.shape == base.shape, f"output {k}: shape {claim.shape}, the op gives {base.shape}"
+    assert claim.axes == x.axes
+    (m1, m2), (s1, s2) = pair_values(x.axes, x.mean), pair_values(x.axes, std)
+    rho = np.clip((x.gram - m1 * m2) / (s1 * s2), -1, 1)
+
+    def density(m: Any, s: Any) -> Any:
+        return np.exp(-0.5 * ((points - m) / s) ** 2) / (s * math.sqrt(2 * math.pi)) * weights
+
+    mean = np.array([density(m, s) @ values for m, s in zip(x.mean.ravel(), std.ravel(), strict=True)])
+    rows, back = np.unique(np.round(np.stack([v.ravel() for v in (m1, m2, s1, s2, rho)], axis=1), 14), axis=0, return_inverse=True)
+    gram = []
+    for a, b, s, t, r in rows:
+        if r > 1 - 1e-9:
+            gram.append(density(a, s) @ values**2)
+            continue
+        given = density((b + t * r * (points - a) / s)[:, None], t * math.sqrt(1 - r * r)) @ values
+        gram.append((density(a, s) * values) @ given)
+    expected = [mean.reshape(x.mean.shape), np.array(gram)[back.ravel()].reshape(x.gram.shape)]
+    if case.cotangent is not None:
+        g, _ = broadcast(case.cotangent.moments(known), x)
+        expected = [expected[0] * g.mean, expected[1] * g.gram]
+    root = math.sqrt(float(claim.total_second))
+    for name, claimed, value, scale in zip(("mean", "gram"), (claim.mean, claim.gram), expected, (root, root * root), strict=True):
+        worst = float(np.abs(claimed - value).max()) / scale
+        assert worst < max(1e-9, case.approximate), f"{name} of {case}: off by {worst:.2g} of the scale\n{claimed}\n{value}"
+
+
 def seed(value: int) -> None:
     """Restart both generators."""
     torch.manual_seed(value)
@@ -471,8 +531,8 @@ def check(case: Case) -> None:
     """Compare the rule with draws; then make sure that the comparison would notice two per cent."""
     assert case.approximate <= 0.01, "a neglected term of more than one per cent is an error"
     assert not case.approximate or case.why, "name the neglected term"
-    if case.linear:
-        check_linear(case)
+    if case.linear or case.pointwise:
+        (check_linear if case.linear else check_pointwise)(case)
         return
     seed(case.seed)
     n = BATCHES * 10
