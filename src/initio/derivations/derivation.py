@@ -10,7 +10,7 @@ from initio.core.errors import InitioError
 
 __all__ = ["Derivation", "Step", "Table", "Verification"]
 
-Status = Literal["verified", "refuted", "not verified"]
+Status = Literal["verified", "refuted", "not verified", "definition"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Verification:
 
     def __str__(self) -> str:
         beside = f": the step says {self.said}, found {self.found}" if self.said and self.status == "refuted" else ""
-        size = f", relative difference {self.error:.1e}" if self.status != "not verified" and self.tolerance else ""
+        size = f", relative difference {self.error:.1e}" if self.status in ("verified", "refuted") and self.tolerance else ""
         return f"{self.status}, {self.how}{size}{beside}"
 
 
@@ -50,7 +50,7 @@ class Step:
     formulas: tuple[Any, ...] = ()
     text: str = ""
     table: Table | None = None
-    verification: Verification = field(default_factory=lambda: Verification("not verified", "it is a definition"))
+    verification: Verification = field(default_factory=lambda: Verification("definition", "nothing to check"))
     check: Callable[[], Verification] | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -15,7 +15,7 @@ from initio.derivations.derivation import Derivation, Step, Table
 
 __all__ = ["FORMATS"]
 
-MARKS = {"verified": "✓", "refuted": "✗ REFUTED", "not verified": "–"}
+MARKS = {"verified": "✓", "refuted": "✗ REFUTED", "not verified": "–", "definition": "·"}
 SECTIONS = {
     "parameters": "Parameters and operations", "signal": "The signal", "jacobian": "Jacobians", "gradient": "The gradient", "claim": "Claims",
 }  # fmt: skip
@@ -31,7 +31,7 @@ def text(derivation: Derivation) -> str:
             lines += [f"    {_plain(formula)}" for formula in step.formulas]
             lines += [f"  {step.text}"] if step.text else []
             lines += _columns(step.table) if step.table else []
-            lines.append(f"  [{step.verification}]")
+            lines += [f"  [{step.verification}]"] if step.verification.status != "definition" else []
     return "\n".join([*lines, *_notes(derivation, "")]) + "\n"
 
 
@@ -50,7 +50,7 @@ def markdown(derivation: Derivation) -> str:
                 lines.append("|" + "---|" * len(step.table.head))
                 lines += ["| " + " | ".join(row) + " |" for row in step.table.rows]
                 lines.append("")
-            lines.append(f"*{MARKS[step.verification.status]} {step.verification}.*")
+            lines += [f"*{MARKS[step.verification.status]} {step.verification}.*"] if step.verification.status != "definition" else []
     return "\n".join([*lines, *_notes(derivation, "- ")]) + "\n"
 
 
@@ -68,7 +68,7 @@ def latex(derivation: Derivation) -> str:
                 lines.append(rf"\begin{{longtable}}{{{'l' * len(step.table.head)}}}\toprule")
                 rows = [" & ".join(map(_escape, row)) + r" \\" for row in (step.table.head, *step.table.rows)]
                 lines += [rows[0], r"\midrule", *rows[1:], r"\bottomrule\end{longtable}"]
-            lines.append(rf"\par\textit{{{_escape(str(step.verification))}.}}")
+            lines += [rf"\par\textit{{{_escape(str(step.verification))}.}}"] if step.verification.status != "definition" else []
     notes = [_escape(line) + r"\par" for line in _notes(derivation, "") if line]
     return "\n".join([*lines, *notes, r"\end{document}"]) + "\n"
 
@@ -99,6 +99,8 @@ def page(derivation: Derivation) -> str:
                 head = "".join(f"<th>{html.escape(cell)}</th>" for cell in step.table.head)
                 rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in step.table.rows)
                 lines.append(f"<table><tr>{head}</tr>{rows}</table>")
+            if step.verification.status == "definition":
+                continue
             said = html.escape(str(step.verification).removeprefix(step.verification.status))
             kind = step.verification.status
             lines.append(f'<p class="v {kind.replace(" ", "-")}"><b>{MARKS[kind].split()[0]} {kind}</b>{said}.</p>')
@@ -116,13 +118,63 @@ class _MathML(MathMLPresentationPrinter):
         super().__init__({"mul_symbol": None, "order": "none"})
 
 
+    def _print_Symbol(self, sym: Any, style: str = "plain") -> Any:  # noqa: N802 (the printer's own name)
+        """x_a^b with whole words and sums as indices."""
+        del style
+        match = re.fullmatch(r"(.+?)(?:\^\{?([^{}_]+)\}?)?(?:_\{?([^{}]+)\}?)?(?:\^\{?([^{}_]+)\}?)?", sym.name)
+        name, up, down, late = match.groups() if match and "/" not in sym.name else (sym.name, None, None, None)
+        up = up or late
+        if "/" in name and "∂" in name:
+            top, bottom = name.split("/", 1)
+            made = self.dom.createElement("mfrac")
+            for part in (top, bottom):
+                made.appendChild(self._derived(part))
+            return made
+        base = self._identifier(name)
+        if up is None and down is None:
+            return base
+        made = self.dom.createElement("msubsup" if up and down else "msup" if up else "msub")
+        made.appendChild(base)
+        for index in (down, up):
+            if index:
+                made.appendChild(self._identifier(index))
+        return made
+
+    def _derived(self, name: str) -> Any:
+        row = self.dom.createElement("mrow")
+        mark = self.dom.createElement("mo")
+        mark.appendChild(self.dom.createTextNode("∂"))
+        row.appendChild(mark)
+        row.appendChild(self._print_Symbol(sp.Symbol(name.replace("∂", ""))))
+        return row
+
+    def _identifier(self, name: str) -> Any:
+        made = self.dom.createElement("mi")
+        made.appendChild(self.dom.createTextNode(name))
+        return made
+
+
 def mathml(formula: Any) -> str:
     """Presentation MathML of a formula."""
     return _MathML().doprint(formula)
 
 
 def _latex(formula: Any) -> str:
-    return sp.latex(formula, order="none", mul_symbol=None)
+    names = {s: _latex_name(s.name) for s in formula.free_symbols if isinstance(s, sp.Symbol)}
+    return sp.latex(formula, order="none", mul_symbol=None, symbol_names=names)
+
+
+def _latex_name(name: str) -> str:
+    if "/" in name and "∂" in name:
+        top, bottom = (part.replace("∂", r"\partial ") for part in name.split("/", 1))
+        return rf"\frac{{{top}}}{{{bottom}}}".replace("ℓ", r"\ell ")
+    words = {"ℓ": r"\ell ", "Σ": r"\Sigma", "χ": r"\chi", "σ": r"\sigma", "ᵀ": "^T", "τ": r"\tau", "ε": r"\varepsilon"}
+    base, _, rest = name.partition("_")
+    base = rf"\mathrm{{{base}}}" if len(base) > 2 and base.isalpha() and base.isascii() else base
+    base += f"_{rest if rest.startswith('{') else '{' + rest + '}' if '^' not in rest else rest}" if rest else ""
+    for mark, spelled in words.items():
+        base = base.replace(mark, spelled)
+    return base
 
 
 def _plain(formula: Any) -> str:

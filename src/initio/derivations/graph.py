@@ -23,10 +23,12 @@ LETTERS: dict[str, str] = {
     "leaky_relu": "S", "hardtanh": "S", "hardswish": "S", "hardsigmoid": "S", "softplus": "S", "mish": "S", "_prelu_kernel": "S", "abs": "S",
     "clamp": "S", "clamp_min": "S", "sin": "S", "cos": "S", "exp": "S", "erf": "S", "pow": "S", "celu": "S", "threshold": "S",
     "native_layer_norm": "N", "native_batch_norm": "N", "cudnn_batch_norm": "N", "_native_batch_norm_legit": "N", "native_group_norm": "N",
-    "_fused_rms_norm": "N", "native_dropout": "D", "bernoulli_": "D", "max_pool2d_with_indices": "M", "avg_pool2d": "P", "mean": "P",
-    "_adaptive_avg_pool2d": "P", "add": "I", "add_": "I", "sub": "I", "mul": "G", "mul_": "G", "div": "G", "_softmax": "Σ", "bmm": "B",
+    "_fused_rms_norm": "N", "native_dropout": "D", "bernoulli": "D", "max_pool2d_with_indices": "M", "avg_pool2d": "P", "mean": "P",
+    "_adaptive_avg_pool2d": "P", "add": "I", "sub": "I", "mul": "G", "div": "G", "_softmax": "Σ", "bmm": "B",
     "_safe_softmax": "Σ", "cat": "E", "select": "E", "slice": "E", "split": "E", "embedding": "W", "stack": "E", "neg": "I",
 }  # fmt: skip
+SLOPED = {name for name, letter in LETTERS.items() if letter == "S"}
+POINTWISE = SLOPED | {"add", "sub", "rsub", "mul", "div", "neg", "detach", "alias", "clone", "reciprocal", "sqrt", "log", "log1p", "where", "gt", "lt"}
 MEANING = {
     "A": "weight matrix of a linear map", "C": "matrix of a convolution", "S": "diag σ′, of the activation", "N": "Jacobian of a norm: scale, "
     "centring, projection off x̂", "D": "diagonal mask of dropout, over 1−p", "M": "selection of maxima", "P": "average", "I": "identity",
@@ -47,7 +49,7 @@ class Event:
     @property
     def ops(self) -> tuple[str, ...]:
         """Names of its ATen operations."""
-        return tuple(node.op.split(".")[1] for node in self.nodes)
+        return tuple(node.op.split(".")[1].removesuffix("_") for node in self.nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,9 @@ class FactorGraph:
         record = self.record
         forward = [node for node in record.nodes if node.phase == "forward" and not node.constant]
         groups: dict[int, list[Node]] = {}
+        self._home = self._homes(forward)
         for node in forward:
-            groups.setdefault(node.event if node.event >= 0 else -2 - node.id, []).append(node)
+            groups.setdefault(self._home[node.id], []).append(node)
         self.events = {key: Event(key, nodes[0].function, nodes[0].module, tuple(nodes)) for key, nodes in groups.items()}
         reached = self._reached(forward)
         edges = self._edges(reached)
@@ -126,6 +129,20 @@ class FactorGraph:
         self._name([edge for edge in edges if edge[1] in alive])
         targets = {f.target for factors in self.out_edges.values() for f in factors}
         self.roots = tuple(v for v in self.out_edges if v not in targets)
+
+    def _homes(self, forward: list[Node]) -> dict[int, int]:
+        """Node → event. A module without children that only computes entry by entry (an activation written out) is one event."""
+        home = {node.id: node.event if node.event >= 0 else -2 - node.id for node in forward}
+        parents = {call.parent for call in self.record.calls}
+        inside: dict[int, list[Node]] = {}
+        for node in forward:
+            inside.setdefault(node.call, []).append(node)
+        for call, nodes in inside.items():
+            names = {node.op.split(".")[1].removesuffix("_") for node in nodes}
+            leaf = call >= 0 and call not in parents and len(self.record.calls[call].inputs) == 1
+            if leaf and names <= POINTWISE and len({home[node.id] for node in nodes}) > 1 and names & SLOPED:
+                home.update({node.id: -1_000_000_000 - call for node in nodes})
+        return home
 
     def _reached(self, forward: list[Node]) -> set[int]:
         """Floating values that depend on floating inputs, or on what ids select."""
@@ -138,7 +155,7 @@ class FactorGraph:
 
     def _edges(self, reached: set[int]) -> list[tuple[int, int, int]]:
         """(value, value, event) for every event and every pair of its outer operands and results that depend on each other."""
-        home = {out: node.event if node.event >= 0 else -2 - node.id for e in self.events.values() for node in e.nodes for out in node.outputs if out is not None}
+        home = {out: e.id for e in self.events.values() for node in e.nodes for out in node.outputs if out is not None}
         used_outside: set[int] = {self.output}
         for event in self.events.values():
             for node in event.nodes:
@@ -185,6 +202,8 @@ class FactorGraph:
             return "H"
         if "attention" in event.function or any("attention" in op for op in ops):
             return "T"
+        if event.id <= -1_000_000_000:
+            return "S"
         known = [LETTERS[op] for op in ops if op in LETTERS]
         for letter in ("C", "A", "N", "D", "Σ", "B", "M", "S", "E", "P", "G", "I"):
             if letter in known:

@@ -49,13 +49,14 @@ class Numbers:
 
     graph: FactorGraph
     seed: int = 0
+    generic: bool = True
     given: Values = field(init=False)
     env: Values = field(init=False)
     u: Tensor = field(init=False)
     rows: dict[int, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.given = draw(self.graph.record, self.seed)
+        self.given = draw(self.graph.record, self.seed, self.generic)
         with torch.no_grad():
             self.env = run(self.graph.record, self.given, self.seed)
         shape = self.env[self.graph.output].shape
@@ -91,7 +92,7 @@ class Numbers:
         inner = [node for node in event.nodes if node.op.split(".")[1] not in ("detach", "t")]
         if len(inner) == 1 or all(n.op.split(".")[1] in ("view", "_unsafe_view", "addmm", "mm") for n in inner):
             core = next((n for n in inner if n.op.split(".")[1] not in ("view", "_unsafe_view")), inner[0] if inner else event.nodes[0])
-            made = _DEFINED.get(core.op.split(".")[1])
+            made = _DEFINED.get(core.op.split(".")[1].removesuffix("_"))
             if made is not None:
                 out = made(self, core, factor, row)
                 if out is not None:
@@ -168,7 +169,7 @@ def _linear(numbers: Numbers, node: Any, factor: Factor, row: Tensor) -> Tensor 
 
 def _activation(numbers: Numbers, node: Any, factor: Factor, row: Tensor) -> Tensor | None:
     """Row · σ′(z), σ′ from the tables of core."""
-    name = node.op.split(".")[1]
+    name = node.op.split(".")[1].removesuffix("_")
     extra = [a for a in node.args[1:] if not isinstance(a, Ref)]
     entry = FUNCTIONS.get(name)
     if entry is None or len(extra) != len(node.args) - 1:
@@ -189,6 +190,7 @@ def _normalise(x: Tensor, dims: tuple[int, ...], scaled: Tensor, eps: float) -> 
 
 
 def _layer_norm(numbers: Numbers, node: Any, factor: Factor, row: Tensor) -> Tensor | None:
+    """Over the last dimensions, scaled by γ."""
     x = numbers.env[factor.source]
     dims = tuple(range(-len(node.args[1]), 0))
     weight = 1.0 if node.args[2] is None else numbers.env[node.args[2].value]
@@ -196,6 +198,7 @@ def _layer_norm(numbers: Numbers, node: Any, factor: Factor, row: Tensor) -> Ten
 
 
 def _batch_norm(numbers: Numbers, node: Any, factor: Factor, row: Tensor) -> Tensor | None:
+    """Over samples and positions of a channel, in training mode."""
     x = numbers.env[factor.source]
     if node.args[0].value != factor.source or not node.args[5]:
         return None
@@ -214,13 +217,14 @@ def _add(numbers: Numbers, node: Any, factor: Factor, row: Tensor) -> Tensor | N
 
 
 def _softmax(numbers: Numbers, node: Any, factor: Factor, row: Tensor) -> Tensor | None:
+    """Row (diag p − p pᵀ)."""
     del factor
     p, dim = numbers.env[node.outputs[0]], node.args[1]
     return p * (row - (row * p).sum(dim, keepdim=True))
 
 
 _DEFINED: dict[str, Any] = {
-    "addmm": _linear, "mm": _linear, "native_layer_norm": _layer_norm, "native_batch_norm": _batch_norm, "add": _add, "add_": _add,
+    "addmm": _linear, "mm": _linear, "native_layer_norm": _layer_norm, "native_batch_norm": _batch_norm, "add": _add,
     "_softmax": _softmax, "_safe_softmax": _softmax,
     **dict.fromkeys(("relu", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu", "hardtanh", "hardswish", "softplus", "mish"), _activation),
 }  # fmt: skip

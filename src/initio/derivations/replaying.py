@@ -26,13 +26,20 @@ def wide(dtype: str) -> torch.dtype:
     return torch.float64 if isinstance(found, torch.dtype) and found.is_floating_point else found
 
 
-def draw(record: Record, seed: int) -> Values:
-    """Parameters, buffers, inputs and constants of one draw, in float64."""
+def draw(record: Record, seed: int, generic: bool = False) -> Values:
+    """Parameters, buffers, inputs and constants of one draw, in float64.
+
+    `generic` moves the parameters that start at one value (zeros, ones) off it by normal numbers of size .3, where an identity
+    that holds for all weights is to be checked and zeros would make it trivial.
+    """
     generator = torch.Generator().manual_seed(seed)
     given: Values = {}
     for parameter in record.parameters:
         value = record.values[parameter.value]
-        given[parameter.value] = _drawn(parameter.distribution, value.shape, wide(value.dtype), generator)
+        drawn = _drawn(parameter.distribution, value.shape, wide(value.dtype), generator)
+        if generic and not parameter.buffer and parameter.distribution.variance == 0:
+            drawn = drawn + 0.3 * torch.randn(drawn.shape, generator=generator, dtype=drawn.dtype)
+        given[parameter.value] = drawn
     for item in record.inputs:
         value = record.values[item.value]
         given[item.value] = _drawn(item.distribution, value.shape, wide(value.dtype), generator)
