@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from initio.checks.framework import Context
@@ -12,7 +12,8 @@ from initio.core.record import Node, Parameter, Source
 from initio.core.scalar import Scalar
 
 __all__ = [
-    "ACTIVATIONS", "NONNEGATIVE", "NORMS", "Affine", "Drop", "activation", "affines", "back", "carried", "drops", "of_event", "readers", "scalar_of",
+    "ACTIVATIONS", "BATCH_NORMS", "NONNEGATIVE", "NORMS", "PLAIN", "Affine", "Drop", "activation", "affines", "back", "carried", "drops",
+    "of_event", "place", "readers", "scalar_of",
 ]  # fmt: skip
 
 PLAIN = frozenset(
@@ -93,8 +94,13 @@ def readers(context: Context, value: int) -> list[Node]:
     """Nodes of the forward pass and the loss that read a value, without the copies that autograd keeps."""
     maker = context.producers.get(value)
     event = maker.event if maker is not None else -1
-    found = [node for node in context.consumers.get(value, ()) if node.phase != "backward"]
-    return [node for node in found if not (name(node) == "detach" and node.event == event and not context.consumers.get(node.outputs[0] or -1))]
+
+    def kept(node: Node) -> bool:
+        return name(node) == "detach" and node.event == event and all(
+            reader.phase == "backward" for reader in context.consumers.get(node.outputs[0] or -1, ())
+        )  # fmt: skip
+
+    return [node for node in context.consumers.get(value, ()) if node.phase != "backward" and not kept(node)]
 
 
 def carried(context: Context, node: Node) -> list[int]:
@@ -202,7 +208,9 @@ def drops(context: Context) -> tuple[Drop, ...]:
     return tuple(found)
 
 
-def back(context: Context, value: int, through: Callable[[Node], bool] = lambda node: False, *, sole: bool = False) -> Iterator[tuple[int, Node]]:
+def back(
+    context: Context, value: int, through: Callable[[Node], bool] = lambda node: False, *, sole: bool = False
+) -> Iterator[tuple[int, Node]]:
     """(value, its producer) from `value` backward through views and nodes where `through` holds, the last one where it stops.
 
     With `sole`, the way ends at a value that something else reads too, or that the model returns.
@@ -218,11 +226,6 @@ def back(context: Context, value: int, through: Callable[[Node], bool] = lambda 
         if not inputs:
             return
         value = inputs[0]
-
-
-def places(found: Iterable[Affine]) -> tuple[str, ...]:
-    """The modules, each once."""
-    return tuple(dict.fromkeys(each.where for each in found if each.where))
 
 
 def place(context: Context, module: str, node: Node) -> Source | None:

@@ -226,8 +226,8 @@ def _cause(code: str) -> int:
     return CAUSES.index(code[:3]) if code[:3] in CAUSES else len(CAUSES)
 
 
-DESPITE_CRASH = ("REG101", "REG102", "REG106", "MOD102", "SHP101", "SHP105")
-EXPLAINS_CRASH = ("MOD102", "SHP105")
+DESPITE_CRASH = ("REG101", "REG102", "REG106", "MOD102", "NRM104", "RES101", "SHP101", "SHP105")
+EXPLAINS_CRASH = ("MOD102", "NRM104", "SHP101", "SHP105")
 
 SYMPTOMS = {
     "GRD103": ("ATT101", "NRM104", "INI101", "LOS103", "RES102", "NRM101"),
@@ -237,7 +237,9 @@ SYMPTOMS = {
     "MOD101": ("REG104",),
     "SIG104": ("MOD101", "REG104"),
     "SHP104": ("LOS103",),
-    "SHP105": ("MOD102", "REG101"),
+    "SHP105": ("MOD102", "REG101", "NRM104", "RES101", "SHP101"),
+    "RES102": ("RES101",),
+    "PRF101": ("PRF102", "PRF103"),
     "ACT103": ("LOS101", "LOS102"),
     "ACT104": ("LOS101", "LOS102", "LOS103"),
     "TIE101": ("REG105",),
