@@ -16,6 +16,9 @@ from initio.rules.table import Result, rule
 
 __all__: list[str] = []
 
+GROUPS = 6
+"""Most kinds of positions that a mask makes."""
+
 
 def _varying(x: Moments, i: int) -> Array:
     """gram[same index] − gram[different index] on axis i, averaged over its kinds: what a softmax over it sees."""
@@ -124,8 +127,11 @@ def _masked(x: Moments, allowed: Any, d: int) -> Result:
 
 
 def _grouped(counts: Any) -> Any:
-    """Groups of positions that see about equally many entries: all of them if few differ, else by powers of four."""
-    return counts if len(np.unique(counts)) <= 4 else np.floor(np.log2(np.maximum(counts, 1)) / 2).astype(int)
+    """Groups of positions that see about equally many entries: all of them if few differ, else a geometric progression of counts."""
+    if len(np.unique(counts)) <= 4:
+        return counts
+    low, high = np.log(counts.min()), np.log(counts.max() + 1.0)
+    return np.floor((np.log(np.maximum(counts, 1)) - low) / (high - low) * GROUPS).astype(int)
 
 
 def _row_ratio(s: Array, counts: Any) -> Array:
@@ -211,10 +217,12 @@ def softmax_backward(grad: Moments, p: Moments, dim: int, *_: Any) -> Result:
     same = v * ps
     own_s, counts = info
     same[diag] = same[diag] * _damping(own_s, counts, a.size, p, i)
-    per_entry = (same * (a.counts / a.size)).sum(axis=-1)
     weight = ps / np.maximum((ps * (a.counts / a.size)).sum(axis=-1, keepdims=True), 1e-300)
     first, second = a.first[:k2], a.second[:k2]
-    different = -per_entry[..., None] / max(a.size - 1, 1) * np.sqrt(np.maximum(weight[..., first] * weight[..., second], 0.0))
+    shape = np.sqrt(np.maximum(weight[..., first] * weight[..., second], 0.0))
+    # each row of dx adds up to 0: what equal indices have, different ones take away
+    taken = (shape * a.pairs[:k2]).sum(axis=-1, keepdims=True)
+    different = -shape * (same * a.counts).sum(axis=-1, keepdims=True) / np.where(taken > 0, taken, 1.0)
     gram = np.moveaxis(np.concatenate([different, same], axis=-1), -1, i)
     bit = fresh_source()
     return Moments.gaussian(p.axes, p.dims, np.zeros([b.K for b in p.axes]), gram, bit | grad.sources | p.sources, odd=grad.odd & ~p.sources, claim=worst(grad.claim, p.claim, "rule")).without_ones()
