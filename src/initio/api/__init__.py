@@ -1,6 +1,7 @@
 """The public functions: analyze, check, measure, compare. Importing this module does not import torch."""
 
 from initio.api.derivations import commute as commute
+from initio.api.derivations import derive as derive
 from initio.api.counting import count as count
 from initio.api.steps import Compared as Compared
 from initio.api.steps import analyze as analyze
@@ -17,5 +18,5 @@ from initio.core.report import Report as Report
 
 __all__ = [
     "Analysis", "Compared", "Counts", "Distribution", "Finding", "InitioError", "InputSpec", "Report",
-    "analyze", "check", "commute", "compare", "count", "measure",
+    "analyze", "check", "commute", "compare", "derive", "count", "measure",
 ]  # fmt: skip

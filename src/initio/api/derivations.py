@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from initio.core.errors import InitioError
+from initio.core.inputs import InputSpec, normalise
 
 if TYPE_CHECKING:
     from initio.derivations.commute import Commutation
+    from initio.derivations.derivation import Derivation
 
-__all__ = ["commute"]
+__all__ = ["commute", "derive"]
 
 
 def commute(f: Any, g: Any, x: Any = None, *, draws: int = 64, seed: int = 0) -> Commutation:
@@ -32,3 +39,56 @@ def _map(target: Any) -> Any:
         found = importlib.import_module("initio.api.targets").resolve(target).build
         return found() if isinstance(found, type) else found
     return importlib.import_module("initio.derivations.spelled").spelled(target)
+
+
+def derive(model_or_factory: Any, inputs: Any, *, what: str | Sequence[str] = "all", train: bool = True, title: str = "") -> Derivation:
+    """Derive the numbers of a model, step by step, each step verified.
+
+    `what` is "parameters", "signal", "jacobian", "gradient", several of those, or "all". The result renders as text, Markdown, LaTeX
+    or HTML (`render`), reruns its checks (`verify`) and judges a step of the user's own (`check`).
+
+    Raises:
+        InitioError: as `analyze`, and for a section that there is not.
+    """
+    sections = importlib.import_module("initio.derivations.derive")
+    asked = (what,) if isinstance(what, str) else tuple(what)
+    if unknown := [name for name in asked if name != "all" and name not in sections.SECTIONS]:
+        remedy = f"Choose among {', '.join(sections.SECTIONS)} and all."
+        raise InitioError("a section of a derivation", f"{unknown[0]!r} came", where="what", remedy=remedy)
+    chosen = sections.SECTIONS if "all" in asked else asked
+    name = title or getattr(model_or_factory, "__qualname__", type(model_or_factory).__name__)
+    steps = importlib.import_module("initio.api.steps")
+    analysis = steps.analyze(model_or_factory, inputs, train=train)
+    if analysis.record.crash is not None:
+        raise steps.crash_error(analysis.record.crash, name)
+
+    def narrow() -> Any:
+        return _narrowed(model_or_factory, inputs, train, name)
+
+    def second() -> dict[int, float]:
+        return {value: summary.second for value, summary in analysis.summary.items() if math.isfinite(summary.second)}
+
+    return sections.derive(analysis.record, narrow, second, chosen, name)
+
+
+def _narrowed(model_or_factory: Any, inputs: Any, train: bool, name: str) -> Any:
+    """The record of the same model on a batch of 2 (norms over the batch need two samples)."""
+    steps = importlib.import_module("initio.api.steps")
+    args, kwargs = normalise(inputs)
+    cut = [_cut(item) for item in args]
+    construction = steps._constructed(model_or_factory)[0]
+    capture = importlib.import_module("initio.capture.program")
+    record = capture.record(
+        construction.model, cut, {key: _cut(item) for key, item in kwargs.items()}, train=train, construction=construction, backward=False
+    )
+    if record.crash is not None:
+        raise steps.crash_error(record.crash, name)
+    return record
+
+
+def _cut(item: Any) -> Any:
+    if not isinstance(item, InputSpec) or not item.shape or item.shape[0] <= 2:
+        return item
+    shape = (2, *item.shape[1:])
+    law = dataclasses.replace(item.distribution, shape=shape)
+    return dataclasses.replace(item, shape=shape, distribution=law, data=None if item.data is None else item.data[:2])

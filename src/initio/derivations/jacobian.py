@@ -49,7 +49,7 @@ class Numbers:
 
     graph: FactorGraph
     seed: int = 0
-    generic: bool = True
+    generic: bool | str = True
     given: Values = field(init=False)
     env: Values = field(init=False)
     u: Tensor = field(init=False)

@@ -75,6 +75,7 @@ def layers(graph: FactorGraph) -> list[Layer]:
         parts.insert(0, segment)
         after = graph.dominator[value]
         ends = isinstance(segment, Sum) or any(f.letter == "S" for f in factors(segment)[:1]) or after == graph.output
+        ends = ends or (_maps(segment) and _maps_next(graph, after))
         if ends:
             flat = tuple(p for part in parts for p in (part.parts if isinstance(part, Product) else (part,)))
             tree: Tree = flat[0] if len(flat) == 1 else Product(flat)
@@ -82,6 +83,20 @@ def layers(graph: FactorGraph) -> list[Layer]:
             found.append(Layer(len(found) + 1, begin, after, tree, modules))
             parts, begin = [], after
     return found
+
+
+def _maps(tree: Tree) -> bool:
+    return any(f.letter in ("A", "C", "H") for f in factors(tree)) and not isinstance(tree, Sum)
+
+
+def _maps_next(graph: FactorGraph, value: int) -> bool:
+    """Whether the next thing that is no mere rearrangement is another linear map."""
+    while value != graph.output:
+        segment = graph.segment(value)
+        if not all(f.letter in ("", "I", "E") for f in factors(segment)):
+            return _maps(segment)
+        value = graph.dominator[value]
+    return False
 
 
 def weights(graph: FactorGraph) -> list[Weight]:
@@ -350,7 +365,7 @@ def _expansion(found: list[Layer], check: _Checks) -> Step:
     said += "the k-th elementary symmetric polynomial of r_1, …, r_R (branches uncorrelated with their skips)."
     if check.numbers is None:
         return Step("jacobian", "Paths", formulas, said, None, Verification("not verified", check.reason))
-    numbers = Numbers(check.graph, check.numbers.seed, generic=False)
+    numbers = Numbers(check.graph, check.numbers.seed, generic="zeros")
 
     def shares() -> tuple[list[float], list[float]]:
         ratios, growth = [], []

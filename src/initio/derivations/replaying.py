@@ -26,18 +26,20 @@ def wide(dtype: str) -> torch.dtype:
     return torch.float64 if isinstance(found, torch.dtype) and found.is_floating_point else found
 
 
-def draw(record: Record, seed: int, generic: bool = False) -> Values:
+def draw(record: Record, seed: int, generic: bool | str = False) -> Values:
     """Parameters, buffers, inputs and constants of one draw, in float64.
 
     `generic` moves the parameters that start at one value (zeros, ones) off it by normal numbers of size .3, where an identity
-    that holds for all weights is to be checked and zeros would make it trivial.
+    that holds for all weights is to be checked and zeros would make it trivial; "zeros" moves matrices of zeros only.
     """
     generator = torch.Generator().manual_seed(seed)
     given: Values = {}
     for parameter in record.parameters:
         value = record.values[parameter.value]
         drawn = _drawn(parameter.distribution, value.shape, wide(value.dtype), generator)
-        if generic and not parameter.buffer and parameter.distribution.variance == 0:
+        law = parameter.distribution
+        moved = law.variance == 0 and (generic != "zeros" or (law.zero and len(value.shape) > 1))
+        if generic and not parameter.buffer and moved:
             drawn = drawn + 0.3 * torch.randn(drawn.shape, generator=generator, dtype=drawn.dtype)
         given[parameter.value] = drawn
     for item in record.inputs:

@@ -1,0 +1,242 @@
+"""Second moments from layer to layer: forward q_ℓ = E y_ℓ², backward g_ℓ = E (∂/∂y_ℓ)², as formulas with exact numbers.
+
+A value's state is a sympy expression of its second moment. What a rule needs and does not have (a Gaussian zero-mean
+argument before a ReLU, say) gives no formula: the engine's number stands there alone, and the step says so.
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import sympy as sp
+
+from initio.core import functions as F
+from initio.core.distribution import Distribution
+from initio.core.gaussian import expect
+from initio.core.record import Node, Parameter, Record, Ref
+from initio.core.scalar import Scalar, power
+from initio.derivations.graph import FactorGraph
+
+__all__ = ["Drawn", "State", "Walk", "drawn", "known_by_formula"]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A weight or bias as the code draws it: variance = `constant`/n with n its fan-in where that is recognised, else a number."""
+
+    parameter: Parameter
+    fan_in: int
+    variance: Any
+    scaled: Any
+
+    @property
+    def of_fan_in(self) -> bool:
+        """Whether the variance is a simple fraction of 1/fan-in."""
+        return self.scaled is not None
+
+
+def rational(value: float, most: int = 24) -> Any:
+    """The simple fraction that a float is, or None."""
+    found = sp.Rational(value).limit_denominator(most)
+    return found if value and abs(float(found) / value - 1) < 1e-12 else None
+
+
+def drawn(parameter: Parameter, fan_in: int) -> Drawn:
+    """The exact variance of a parameter; initialisation in float32 is read through its rounding."""
+    law: Distribution = parameter.distribution
+    variance = law.variance
+    scaled = rational(variance * fan_in) if variance else sp.Integer(0)
+    if scaled is None:
+        plain = rational(variance, 10**7)
+        exact = plain if plain is not None else sp.Float(variance, 17)
+    else:
+        exact = scaled / fan_in
+    return Drawn(parameter, fan_in, exact, scaled)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """E x² as a formula; whether entries are zero-mean Gaussian (in the wide limit), and whether the formula is exact at any width."""
+
+    second: Any
+    gaussian: bool
+    exact: bool = True
+
+
+ACTIVATIONS: dict[str, str] = {"relu": "relu", "tanh": "tanh", "gelu": "gelu", "silu": "silu", "sigmoid": "sigmoid", "elu": "elu", "leaky_relu": "leaky_relu"}
+
+
+def activation(node: Node) -> Scalar | None:
+    """The scalar function of an activation node."""
+    name = node.op.split(".")[1].removesuffix("_")
+    entry = F.FUNCTIONS.get(name)
+    extra = [a for a in node.args[1:] if not isinstance(a, Ref)]
+    if entry is None or len(extra) != len(node.args) - 1:
+        return None
+    return entry if isinstance(entry, Scalar) else entry(*extra, **dict(node.kwargs))
+
+
+def mean_square(f: Scalar, second: Any, slope: bool = False) -> Any:
+    """E f(z)² (or E f′(z)²), z ~ N(0, second): a multiple of `second` (a constant) for homogeneous f, else an unevaluated V_f."""
+    target = f.derivative if slope else f
+    assert target is not None
+    if f.homogeneous and f.pieces is not None:
+        one = float(expect(target.then(power(2.0)), 0.0, 1.0))
+        factor = rational(one, 10**6) or sp.Float(one, 17)
+        return factor if slope else factor * second
+    return MeanSquare.of(target)(second)
+
+
+class MeanSquare:
+    """V_f(q) = E f(√q z)² for z ~ N(0, 1), as a sympy function that evaluates to the integral."""
+
+    _made: dict[int, Any] = {}  # noqa: RUF012 (one table of functions by identity)
+
+    @classmethod
+    def of(cls, f: Scalar) -> Any:
+        """The function of one Scalar."""
+        if id(f) not in cls._made:
+            square = f.then(power(2.0))
+
+            def value(self: Any, prec: int) -> Any:
+                del prec
+                return sp.Float(float(expect(square, 0.0, float(self.args[0]))), 17)
+
+            name = "V_" + "".join(c for c in f.name.replace("d ", "d") if c.isalnum())
+            cls._made[id(f)] = type(name, (sp.Function,), {"_eval_evalf": value, "nargs": 1}), f
+        return cls._made[id(f)][0]
+
+
+class Walk:
+    """The second moment of every value that formulas reach, from a given one at the roots."""
+
+    def __init__(self, graph: FactorGraph, start: dict[int, State], symbols: dict[int, Any] | None = None) -> None:
+        self.graph, self.record = graph, graph.record
+        self.by_value = {p.value: p for p in self.record.parameters if not p.buffer}
+        self.states: dict[int, State] = dict(start)
+        self.symbols = symbols or {}
+        self.drawn: dict[int, Drawn] = {}
+
+    def run(self, until: int | None = None) -> dict[int, State]:
+        """Go through the events in order."""
+        for event in sorted(self.graph.events.values(), key=lambda e: e.nodes[0].id):
+            for node in event.nodes:
+                self._node(node)
+                if until is not None and until in self.states:
+                    return self.states
+        return self.states
+
+    def _node(self, node: Node) -> None:
+        out = node.outputs[0]
+        if out is None or out in self.states:
+            return
+        op = node.op.split(".")[1].removesuffix("_")
+        rule = _RULES.get(op)
+        if rule is None and op in ACTIVATIONS:
+            rule = _activation
+        made = rule(self, node) if rule else None
+        if made is not None:
+            self.states[out] = made
+
+    def at(self, argument: Any) -> State | None:
+        """The state of an operand."""
+        return self.states.get(argument.value) if isinstance(argument, Ref) else None
+
+    def weight(self, value: int, fan_in: int) -> Drawn | None:
+        """The parameter behind a value (perhaps transposed) if it is drawn with mean 0 and independent entries."""
+        for node in self.record.nodes:
+            if value in node.outputs and node.op in ("aten.t.default", "aten.transpose.int") and isinstance(node.args[0], Ref):
+                return self.weight(node.args[0].value, fan_in)
+            if node.phase != "forward":
+                break
+        p = self.by_value.get(value)
+        if p is None or abs(p.distribution.mean) > 1e-9 or p.distribution.family in ("values", "program", "parts", "orthogonal"):
+            return None
+        made = self.drawn.setdefault(value, drawn(p, fan_in))
+        return made
+
+    def variance(self, made: Drawn) -> Any:
+        """Its variance, with the symbol of the fan-in where one was given."""
+        n = self.symbols.get(made.fan_in)
+        return made.scaled / n if n is not None and made.scaled is not None else made.variance
+
+    def width(self, n: int) -> Any:
+        """n, or its symbol."""
+        return self.symbols.get(n, sp.Integer(n))
+
+
+def _linear(walk: Walk, node: Node) -> State | None:
+    """q′ = n σ_w² q + σ_b²."""
+    addmm = node.op.split(".")[1] == "addmm"
+    x, w = (node.args[1], node.args[2]) if addmm else (node.args[0], node.args[1])
+    state = walk.at(x)
+    if state is None or not isinstance(w, Ref):
+        return None
+    fan_in = walk.record.values[w.value].shape[0]
+    weight = walk.weight(w.value, fan_in)
+    if weight is None:
+        return None
+    bias: Any = sp.Integer(0)
+    if addmm:
+        b = walk.weight(node.args[0].value, fan_in)
+        if b is None:
+            return None
+        bias = walk.variance(b)
+    return State(sp.expand(walk.width(fan_in) * walk.variance(weight) * state.second) + bias, True, state.exact)
+
+
+def _activation(walk: Walk, node: Node) -> State | None:
+    """q′ = E σ(√q z)²."""
+    state, f = walk.at(node.args[0]), activation(node)
+    if state is None or f is None or not state.gaussian:
+        return None
+    exact = state.exact and f.homogeneous  # a sum of independent symmetric terms is symmetric: E relu² = q/2 at any width
+    return State(mean_square(f, state.second), False, exact)
+
+
+def _same(walk: Walk, node: Node) -> State | None:
+    return walk.at(node.args[0])
+
+
+def _add(walk: Walk, node: Node) -> State | None:
+    """q′ = q_1 + q_2 where one branch ends in fresh zero-mean weights (a Gaussian of its own)."""
+    one, two = walk.at(node.args[0]), walk.at(node.args[1])
+    if one is None or two is None or node.kwargs or not (one.gaussian or two.gaussian):
+        return None
+    return State(one.second + two.second, one.gaussian and two.gaussian, one.exact and two.exact)
+
+
+def _dropout(walk: Walk, node: Node) -> State | None:
+    """q′ = q/(1−p)."""
+    state = walk.at(node.args[0])
+    p = node.args[1]
+    return None if state is None else State(state.second / (1 - sp.Rational(repr(float(p)))), False, state.exact)
+
+
+_RULES: dict[str, Any] = {
+    "addmm": _linear, "mm": _linear, "view": _same, "_unsafe_view": _same, "detach": _same, "clone": _same, "alias": _same, "transpose": _same,
+    "permute": _same, "unsqueeze": _same, "squeeze": _same, "add": _add, "native_dropout": _dropout, "reshape": _same,
+}  # fmt: skip
+
+
+def known_by_formula(walk: Walk, value: int) -> float | None:
+    """The number that the formulas give for a value."""
+    state = walk.states.get(value)
+    return None if state is None else float(sp.N(state.second, 17))
+
+
+def fan_in_of(record: Record, parameter: Parameter) -> tuple[int, str]:
+    """(n, how it follows from the shape): torch's rule, all sizes but the first; a bias takes that of its weight."""
+    shape = record.values[parameter.value].shape
+    if len(shape) > 1:
+        n = math.prod(shape[1:])
+        return n, f"{'×'.join(map(str, shape[1:]))} = {n}" if len(shape) > 2 else f"{n}"
+    owner = parameter.name.rpartition(".")[0]
+    for other in record.parameters:
+        own = record.values[other.value].shape
+        if other.name.rpartition(".")[0] == owner and len(own) > 1:
+            return math.prod(own[1:]), f"{math.prod(own[1:])}, of {other.name.rpartition('.')[2]}"
+    return shape[0] if shape else 1, ""
