@@ -18,7 +18,7 @@ from initio.core.axes import Array, Axis, refine
 from initio.core.pairs import product_moments, sum_factor
 from initio.core.scalar import IDENTITY, Scalar, affine
 from initio.core.gaussian import expect, expect2
-from initio.core.moments import Cross, Factor, Field, Moments, Unknown, View, fresh_source, pair_values, worst
+from initio.core.moments import Cross, Factor, Field, Moments, Unknown, View, along, fresh_source, pair_values, worst
 
 __all__ = ["add", "apart", "apply", "average", "broadcast", "contract", "deterministic", "joint", "multiply", "relation", "same_axes", "scale", "scalar_value", "total"]
 
@@ -587,22 +587,23 @@ def average(x: Moments, dims: Sequence[int], keepdim: bool = False) -> Moments:
     dims = sorted(d % len(x.dims) for d in dims)
     drop = [i for d in dims for i in x.span(d)]
     mean, gram = x.mean, x.gram
-    cross = [(c, c.cov) for c in x.field_covariances()]
+    several = any(x.axes[i].K > 1 for i in drop)
+    cross = [(c, c.cov, _by_kind(c.cov, x.axes, drop) if several else None) for c in x.field_covariances()]
     for i in reversed(drop):
         a = x.axes[i]
         p = a.pairs / a.pairs.sum()
         mean = np.tensordot(mean, a.counts / a.size, axes=([i], [0]))
         gram = np.tensordot(gram, p, axes=([i], [0]))
-        cross = [(c, np.asarray(np.tensordot(cov, p, axes=([i], [0])), dtype=float)) for c, cov in cross]
+        cross = [(c, np.asarray(np.tensordot(cov, p, axes=([i], [0])), dtype=float), rows) for c, cov, rows in cross]
     size = float(np.abs(x.gram).max(initial=0.0))
     gram = np.where(np.abs(gram) <= 1e-13 * size, 0.0, gram)  # sums that vanish identically, but for rounding
     axes = [a for i, a in enumerate(x.axes) if i not in drop]
     counts = [0 if d in dims else c for d, c in enumerate(x.dims) if keepdim or d not in dims]
     sources = x.sources
     kept: list[Cross] = []
-    for c, cov in cross:
+    for c, cov, rows in cross:
         lost = tuple((x.axes[i].size, c.view.strides[i]) for i in drop)
-        kept.append(Cross(c.id, View(c.view.offset, tuple(s for i, s in enumerate(c.view.strides) if i not in drop), lost), cov))
+        kept.append(Cross(c.id, View(c.view.offset, tuple(s for i, s in enumerate(c.view.strides) if i not in drop), lost), cov, rows))
     made = Moments.gaussian(axes, counts, mean, gram, sources, odd=x.odd, claim=x.claim, cross=tuple(kept))
     entry = (x.weights * (x.second - x.mean**2)).sum()
     out = float((made.weights * (made.second - made.mean**2)).sum())
@@ -612,6 +613,18 @@ def average(x: Moments, dims: Sequence[int], keepdim: bool = False) -> Moments:
         odd = bit if x.odd else 0
         made = replace(made, sources=bit, odd=odd, law=(Factor(IDENTITY, replace(f.field, sources=bit)),))
     return made
+
+
+def _by_kind(cov: Array, axes: Sequence[Axis], drop: Sequence[int]) -> Array:
+    """Cov(x_i, u_j) averaged over i on the axes `drop`, by the kind of j on them (leading dimensions)."""
+    for i in drop:
+        a = axes[i]
+        matrix = np.zeros((a.K, a.P))
+        kind = np.arange(a.K)
+        matrix[a.second[: a.K * a.K], np.arange(a.K * a.K)] = (a.counts[a.first] - (a.first == a.second))[: a.K * a.K] / a.size
+        matrix[kind, a.K * a.K + kind] = 1.0 / a.size
+        cov = along(matrix, cov, i)
+    return np.moveaxis(cov, list(drop), range(len(drop)))
 
 
 def total(x: Moments, dims: Sequence[int], keepdim: bool = False) -> Moments:

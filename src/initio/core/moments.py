@@ -81,11 +81,15 @@ class View:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cross:
-    """Cov(this field, another field seen through `view`), one number for each pair class."""
+    """Cov(this field, another field seen through `view`), one number for each pair class.
+
+    Where axes of several kinds were averaged over, `rows` keeps the covariance by the other field's kind on them, in leading dimensions.
+    """
 
     id: int
     view: View
     cov: Array
+    rows: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -255,7 +259,7 @@ class Moments:
             for c in f.field.cross:
                 seen = on_view(c.view)
                 if seen is not None:
-                    cross.append(Cross(c.id, seen, once(on_gram, c.cov)))
+                    cross.append(Cross(c.id, seen, once(on_gram, c.cov), _each(on_gram, c)))
             factors.append(Factor(f.fn, Field(f.field.id, view, once(on_mean, f.field.mean), once(on_gram, f.field.gram), f.field.sources, tuple(cross))))
         return Moments(axes, tuple(dims), mean, gram, tuple(factors), self.sources, self.odd, self.claim, extra)
 
@@ -401,7 +405,11 @@ class Moments:
         i = self.span(dim).start if at is None else at
         dims = list(self.dims)
         dims[dim] += 1
-        return self.lift([*self.axes[:i], new, *self.axes[i:]], dims, lambda m: np.repeat(np.expand_dims(m, i), new.K, axis=i), lambda g: np.repeat(np.expand_dims(g, i), new.P, axis=i), lambda v: v.repeated(i, new.size))
+        made = self.lift([*self.axes[:i], new, *self.axes[i:]], dims, lambda m: np.repeat(np.expand_dims(m, i), new.K, axis=i), lambda g: np.repeat(np.expand_dims(g, i), new.P, axis=i), lambda v: v.repeated(i, new.size))
+        if not any(c.rows is not None for f in self.law for c in f.field.cross):
+            return made
+        law = [Factor(g.fn, replace(g.field, cross=tuple(_returned(c, d, i, new) for c, d in zip(f.field.cross, g.field.cross, strict=True)))) for f, g in zip(self.law, made.law, strict=True)]
+        return replace(made, law=tuple(law))
 
     def relabel(self, i: int, target: Axis) -> Moments:
         """Refine or merge the kinds of axis i into those of `target`."""
@@ -493,6 +501,27 @@ class Moments:
     def slope(self) -> Array:
         """E[f′(u)] for each kind, f the only factor of the law."""
         return _slope(self.law[0], self.axes)
+
+
+def _each(on_gram: Callable[[Array], Array], c: Cross) -> Array | None:
+    """A structural change of the pair classes in every row of a `Cross`."""
+    if c.rows is None:
+        return None
+    lead = c.rows.ndim - c.cov.ndim
+    made = np.stack([on_gram(r) for r in c.rows.reshape(-1, *c.cov.shape)])
+    return made.reshape(*c.rows.shape[:lead], *made.shape[1:])
+
+
+def _returned(before: Cross, after: Cross, i: int, new: Axis) -> Cross:
+    """The covariance of an average with single entries, once it is broadcast over the axis (now at i) that it was taken over."""
+    if before.rows is None or before.view.lost[:1] == after.view.lost[:1] and len(before.view.lost) == len(after.view.lost):
+        return after
+    rows = before.rows
+    if rows.shape[0] != new.K:
+        return after if rows.ndim - before.cov.ndim > 1 else replace(after, rows=None)
+    left = rows.ndim - before.cov.ndim - 1
+    rows = np.moveaxis(np.take(rows, new.second, axis=0), 0, left + i)
+    return Cross(after.id, after.view, rows.mean(axis=tuple(range(left))), rows if left else None)
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------
