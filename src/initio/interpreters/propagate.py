@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from initio.core.distribution import Distribution
 from initio.core.axes import axis
+from initio.core.distribution import Distribution
 from initio.core.moments import Factor, Moments, Unknown, empirical_gram, fresh_source
 from initio.core.record import Node, Record, Ref
 from initio.core.scalar import Scalar
 from initio.interpreters.nearly import usual_values
 from initio.interpreters.patterns import projected, projections
+from initio.interpreters.simulate import Simulator
 from initio.rules import load
 from initio.rules.table import TOLERANT, Context, find, running
 
@@ -25,13 +26,21 @@ __all__ = ["advance", "from_distribution", "propagate", "start", "waiting"]
 
 
 def propagate(record: Record) -> dict[int, Moments | Unknown]:
-    """Value id → its `Moments`, or `Unknown` with the reason and the node where knowledge ended."""
+    """Value id → its `Moments`, by rule or else simulated, or `Unknown` with the reason and the node where knowledge ended."""
     values = start(record)
     uses: dict[int, Any] = {}
+    simulator = Simulator(record, values)
     for node in record.nodes:
         if any(out in values and isinstance(values[out], Moments) for out in node.outputs if out is not None) and node.constant:
             continue
+        if simulator.claimed(node):
+            continue
         advance(node, record, values, uses)
+        lost = next((got for o in node.outputs if o is not None and isinstance(got := values[o], Unknown) and got.root == node.id), None)
+        if lost is not None:
+            reason = simulator.fill(node, lost.reason)
+            if reason is not None:
+                values |= {o: Unknown(reason, node.id) for o in node.outputs if o is not None and values[o] == lost}
     return values
 
 
