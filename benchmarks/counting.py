@@ -206,9 +206,8 @@ def main() -> None:
         global CLOCK
         CLOCK = time.process_time
     torch.set_num_threads(options.threads)
-    print(
-        f"torch {torch.__version__}, {options.threads} threads, {options.clock} time, minimum of {options.rounds} rounds; ratios are to initio's time."
-    )
+    how = f"{options.threads} threads, {options.clock} time, minimum of {options.rounds} rounds"
+    print(f"torch {torch.__version__}, {how}; ratios are to initio's time.")
     run(resnet(), options.rounds)
     run(llama(options.layers), options.rounds)
 
