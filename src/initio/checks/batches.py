@@ -10,7 +10,9 @@ __all__ = ["sample_axes", "samples"]
 
 FRESH_FIRST = frozenset({"mm", "addmm", "convolution", "native_batch_norm", "native_group_norm", "native_layer_norm", "embedding"})
 SHAPES = frozenset({"view", "_unsafe_view", "reshape"})
-REDUCTIONS = frozenset({"sum", "mean", "amax", "amin", "var", "std", "linalg_vector_norm", "logsumexp", "argmax", "max", "min", "any", "all"})
+REDUCTIONS = frozenset(
+    {"sum", "mean", "amax", "amin", "var", "std", "linalg_vector_norm", "logsumexp", "argmax", "max", "min", "any", "all"}
+)
 
 
 def samples(context: Context) -> int:

@@ -55,7 +55,7 @@ def dropped_rows(context: Context) -> Iterator[Found]:
             continue
         rows, size, axis = lost
         yield Found(
-            message=f"{node.function or name(node)} leaves the last {rows} of {size} {'columns' if axis else 'rows'} out: no window covers them.",
+            message=f"{node.function or name(node)} leaves the last {rows} of {size} {'columns' if axis else 'rows'} out: in no window.",
             module=node.module,
             source=place(context, node.module, node),
             evidence={"rows": rows, "size": size},
@@ -89,6 +89,8 @@ def _window(context: Context, node: Node) -> tuple[Sequence[int], Sequence[int],
         kernel = tuple(node.args[1])
         stride, padding, dilation = ((*node.args[2:], (), (), ()))[:3]
         whole = len(kernel)
-        full = [tuple(given) * (whole // len(given)) if isinstance(given, tuple) and given else None for given in (stride, padding, dilation)]
+        full = [
+            tuple(given) * (whole // len(given)) if isinstance(given, tuple) and given else None for given in (stride, padding, dilation)
+        ]
         return kernel, full[0] or kernel, full[1] or (0,) * whole, full[2] or (1,) * whole
     return None

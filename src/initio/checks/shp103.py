@@ -14,8 +14,8 @@ def window_exceeds_map(context: Context) -> Iterator[Found]:
     """Most taps of a convolution only ever see padding.
 
     ## What it does
-    Counts, for every convolution on this input, the taps of its kernel that meet at least one position of the map. Reported is a layer where
-    more than half of them never do: a 3×3 kernel on a 1×1 map, or a dilation beyond the map's size.
+    Counts, for every convolution on this input, the taps of its kernel that meet at least one position of the map. Reported is a layer
+    where more than half of them never do: a 3×3 kernel on a 1×1 map, or a dilation beyond the map's size.
 
     ## Why is this bad
     Those weights have no influence and no gradient: the 3×3 kernel is a 1×1 kernel that costs nine times as much. The input is too
@@ -54,7 +54,7 @@ def window_exceeds_map(context: Context) -> Iterator[Found]:
         dilated = f" with dilation {layer.dilation[0]}" if any(step > 1 for step in layer.dilation) else ""
         source = place(context, layer.where, layer.node)
         yield Found(
-            message=f"{alive} of {taps} taps of the {'x'.join(map(str, layer.kernel))} kernel{dilated} ever meet the {shape} map; the others "
+            message=f"{alive} of {taps} taps of the {'x'.join(map(str, layer.kernel))} kernel{dilated} ever meet the {shape} map; the rest "
             f"see padding only.",
             module=layer.where,
             source=source,

@@ -83,8 +83,17 @@ def _needed(crash: Crash) -> tuple[str, int, int] | None:
         return ("in_features", x[-1], has) if x and weight and x[-1] != has else None
     if operation in ("convolution", "conv1d", "conv2d", "conv3d") and len(shapes) >= 2 and len(shapes[0]) == len(shapes[1]) > 2:
         (x, weight), groups = shapes[:2], 1
-        return ("in_channels", x[1], weight[1] * groups) if x[1] % weight[1] or (x[1] != weight[1] and weight[0] % (x[1] // weight[1])) else None
-    if operation in ("batch_norm", "native_batch_norm") and len(shapes) >= 2 and len(shapes[0]) > 1 and math.prod(shapes[1]) != shapes[0][1]:
+        return (
+            ("in_channels", x[1], weight[1] * groups)
+            if x[1] % weight[1] or (x[1] != weight[1] and weight[0] % (x[1] // weight[1]))
+            else None
+        )
+    if (
+        operation in ("batch_norm", "native_batch_norm")
+        and len(shapes) >= 2
+        and len(shapes[0]) > 1
+        and math.prod(shapes[1]) != shapes[0][1]
+    ):
         return "num_features", shapes[0][1], math.prod(shapes[1])
     if operation in ("layer_norm", "native_layer_norm") and len(shapes) >= 2 and shapes[0] and len(shapes[1]) == 1:
         return ("normalized_shape", shapes[0][-1], shapes[1][0]) if shapes[0][-1] != shapes[1][0] else None
