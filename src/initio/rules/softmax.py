@@ -47,6 +47,10 @@ def _pairs(s: Array, c: Array, n: int) -> Array:
     return np.asarray(softmax_pair(distinct[:, 0], distinct[:, 1], n))[inverse.ravel()].reshape(s.shape)
 
 
+SHARP = 1e6
+"""Variance of the logits beyond which a softmax picks single entries, and which Gaussian logits do not reach."""
+
+
 @rule("aten._softmax", "aten.softmax", "aten._safe_softmax", "aten.special_softmax")
 def softmax(x: Moments, dim: int, *_: Any, **__: Any) -> Result:
     """p = e^x / Σ e^x. Only the part of the logits that varies over the axis counts; E[p²] is exact in its variance."""
@@ -63,6 +67,8 @@ def softmax(x: Moments, dim: int, *_: Any, **__: Any) -> Result:
     cov = _varying(x, i)
     others = [a for j, a in enumerate(x.axes) if j != i]
     own = cov[tuple(a.diagonal for a in others)]
+    if own.size and own.max() > SHARP:
+        return Unknown(f"a softmax of logits with standard deviation {np.sqrt(own.max()):.3g}, such as a random mask of large numbers makes")
     first, last = pair_values(others, own)
     spread = np.maximum(np.sqrt(np.maximum(first * last, 0.0)), np.abs(cov))
     same = _pairs(spread, cov, n)
