@@ -64,7 +64,9 @@ MAXIMA = [
     Case("aten.max_pool1d", (line, [3], [2], [1])),
     Case("aten.max_pool1d", (line, [3], [3], [0], [1], True), name="ceil mode"),
     Case("aten.max_pool3d_with_indices", (volume, [2, 2, 2], [2, 1, 1]), outputs=(0,)),
+    Case("aten.adaptive_max_pool1d", (line, [3]), outputs=(0,)),
     Case("aten.adaptive_max_pool2d", (plain, [2, 2]), outputs=(0,)),
+    Case("aten.adaptive_max_pool3d", (volume, [2, 2, 2]), outputs=(0,), run=lambda t: F.adaptive_max_pool3d(t, 2)),
 ]
 
 MAXIMA_BACKWARD = [
@@ -85,6 +87,10 @@ MAXIMA_BACKWARD = [
         forward=lambda t: F.max_pool3d(t, 2, (2, 1, 1)), wrt=(volume,), cotangent=g222,
     ),
     Case("aten.adaptive_max_pool2d_backward", (g33, plain, None), forward=lambda t: F.adaptive_max_pool2d(t, 3), wrt=(plain,), cotangent=g33),
+    Case(
+        "aten.adaptive_max_pool3d_backward", (g222, volume, None),
+        forward=lambda t: F.adaptive_max_pool3d(t, 2), wrt=(volume,), cotangent=g222,
+    ),
 ]
 
 CASES = [*MEANS, *BACKWARD, *MAXIMA, *MAXIMA_BACKWARD]
