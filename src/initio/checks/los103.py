@@ -105,12 +105,12 @@ def _found(context: Context, node: Node, made: Node | None, message: str, remedy
     module, there = place(context, node, made)
     loss = node.function or name(node)
     where = there.source or context.made(module) or context.made(made.module if made is not None else "")
+    module = node.module if entity == "one class" else module  # where a softmax over one score would be told too
     return Found(message, module, where, {"loss": loss, "receives": entity}, remedy, entity=entity, group=f"{loss}:{entity}:{where}")
 
 
 def _crossed(context: Context, node: Node) -> tuple[str, str, str] | None:
     """The shapes of a loss whose operands (N, 1) and (N,) were broadcast to (N, N)."""
-    record, values = context.record, context.record.values
     function = node.function
     lossy = (
         name(node) in ("mse_loss", "smooth_l1_loss", "huber_loss")
@@ -119,12 +119,18 @@ def _crossed(context: Context, node: Node) -> tuple[str, str, str] | None:
     )
     if not lossy or name(node) not in ELEMENTWISE or len(node.inputs) < 2:
         return None
-    shapes = [values[_unexpanded(context, v)].shape for v in node.inputs[:2]]
+    shapes = [_unexpanded(context, v) for v in node.inputs[:2]]
     long, short = sorted(shapes, key=len, reverse=True)
     if len(long) == 2 and len(short) == 1 and long[1] == 1 and long[0] == short[0] > 1:
         return (f"({long[0]}, 1)", f"({short[0]},)", f"({long[0]}, {long[0]})")
     return None
 
 
-def _unexpanded(context: Context, value: int) -> int:
-    return origin(context, value, ("expand",))[0]
+def _unexpanded(context: Context, value: int) -> tuple[int, ...]:
+    """The shape before it was broadcast."""
+    value = origin(context, value, ("expand",))[0]
+    table = context.record.constants.get(value)
+    shape = context.record.values[value].shape
+    while table is not None and len(shape) > 1 and table.strides[len(table.shape) - len(shape)] == 0:
+        shape = shape[1:]
+    return shape

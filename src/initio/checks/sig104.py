@@ -84,26 +84,27 @@ def train_eval_shift(context: Context) -> Iterator[Found]:
     ## References
     * Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014, *Dropout*, section 10: scaling at test time or in training
     """
-    if not any(_draws(node) for node in context.record.nodes):
+    if not any(_draws(context, node) for node in context.record.nodes):
         return
     other = context.other
     if other is None:
         return
     train, evaluation = (context.analysis, other) if context.record.training else (other, context.analysis)
     matching = {(call.module, call.index): call for call in evaluation.record.calls}
+    training = Context(train)
     blamed: list[Call] = []
     for call in sorted(train.record.calls, key=lambda call: -call.id):  # inner calls before outer ones
         twin = matching.get((call.module, call.index))
         if twin is None or any(_within(train.record, inner, call) for inner in blamed):
             continue
         nodes = _nodes(train.record, call)
-        if not any(_draws(node) for node in nodes) or not _comparable(nodes, _nodes(evaluation.record, twin)):
+        if not any(_draws(training, node) for node in nodes) or not _comparable(nodes, _nodes(evaluation.record, twin)):
             continue
         shift = _shift(train, call, evaluation, twin)
         if shift is None:
             continue
         blamed.append(call)
-        drawn = next(node for node in nodes if _draws(node))
+        drawn = next(node for node in nodes if _draws(training, node))
         yield Found(
             message=f"a random mask leaves {shift[0]:.3g} of the second moment in training that evaluation has (mean {shift[1]:.3g} "
             f"against {shift[2]:.3g}): it is not rescaled.",
@@ -116,9 +117,13 @@ def train_eval_shift(context: Context) -> Iterator[Found]:
         )
 
 
-def _draws(node: Node) -> bool:
-    """Whether the node draws a mask other than that of torch's own dropout, which rescales."""
-    return node.phase == "forward" and name(node) in RANDOM and node.function not in (*DROPOUT, "scaled_dot_product_attention", "rrelu")
+def _draws(context: Context, node: Node) -> bool:
+    """Whether the node draws a mask other than that of torch's own dropout, which divides by the share that it keeps."""
+    if node.phase != "forward" or name(node) not in RANDOM or node.function in (*DROPOUT, "scaled_dot_product_attention", "rrelu"):
+        return False
+    kept = next((a for a in node.args if isinstance(a, float)), None)
+    after = [n for v in node.outputs if v is not None for n in context.consumers.get(v, ())]
+    return not any(name(n) == "div" and kept is not None and kept in n.args[1:] for n in after)
 
 
 def _within(record: Record, call: Call, outer: Call) -> bool:
