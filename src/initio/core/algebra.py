@@ -272,6 +272,8 @@ def scale(x: Moments, a: float, b: float = 0.0) -> Moments:
     extra = {k: v for k, v in x.extra.items() if k == "mask"}
     if "terms" in x.extra and b == 0.0:
         extra["terms"] = tuple(scale(t, a) for t in x.extra["terms"])
+    if "mixed" in x.extra:
+        extra["mixed"] = x.extra["mixed"].times(a * a)
     if not x.law:
         return replace(x, mean=mean, gram=gram, odd=x.odd if b == 0.0 else 0, extra=extra)
     if len(x.law) == 1:

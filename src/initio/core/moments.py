@@ -94,7 +94,7 @@ class Cross:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Field:
-    """A jointly Gaussian array, with its covariance to the fields that it was made of (`cross`)."""
+    """A jointly Gaussian array, with its covariance to the fields that it was made of (`cross`); `overlap` and `tokens`: see `initio.core.overlap`."""
 
     id: int
     view: View
@@ -102,6 +102,8 @@ class Field:
     gram: Array
     sources: int
     cross: tuple[Cross, ...] = ()
+    overlap: float = 0.0
+    tokens: int = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -260,7 +262,7 @@ class Moments:
                 seen = on_view(c.view)
                 if seen is not None:
                     cross.append(Cross(c.id, seen, once(on_gram, c.cov), _each(on_gram, c)))
-            factors.append(Factor(f.fn, Field(f.field.id, view, once(on_mean, f.field.mean), once(on_gram, f.field.gram), f.field.sources, tuple(cross))))
+            factors.append(Factor(f.fn, Field(f.field.id, view, once(on_mean, f.field.mean), once(on_gram, f.field.gram), f.field.sources, tuple(cross), f.field.overlap, f.field.tokens)))
         return Moments(axes, tuple(dims), mean, gram, tuple(factors), self.sources, self.odd, self.claim, extra)
 
     def permute(self, order: Sequence[int]) -> Moments:

@@ -13,6 +13,7 @@ import numpy as np
 from initio.core.algebra import add, apart, average, contract, joint, scale, total
 from initio.core.axes import Axis, Taps, axis, axis_map
 from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_source, worst
+from initio.core.overlap import Mixed, inherited, marked, overlap_of, summed
 from initio.core.scalar import IDENTITY
 from initio.rules.indexing import lookup, scattered
 from initio.rules.scale_free import gains, radial, remember_fan
@@ -26,7 +27,7 @@ def product(x: Moments, y: Moments, spec: str) -> Moments | Unknown:
     """A contraction whose reuse of a weight is remembered: W x₁ and W x₂ have the covariance of x₁ and x₂."""
     ctx = context()
     if ctx.backward:
-        return contract(x, y, spec, dependent=True)
+        return _mixed(contract(x, y, spec, dependent=True), x, y, spec)
     out = contract(x, y, spec)
     if isinstance(out, Unknown):
         for table, other, flip in ((y, x, False), (x, y, True)):
@@ -36,8 +37,51 @@ def product(x: Moments, y: Moments, spec: str) -> Moments | Unknown:
         return out
     for weight, other, flip in ((y, x, False), (x, y, True)):
         if _is_weight(weight):
-            return _remember(out, weight, other, spec, flip)
+            letters = spec.split("->")[0].split(",")[1 if flip else 0]
+            width = math.prod(n for c, n in zip(letters, other.shape, strict=True) if c not in spec.split("->")[1])
+            return _remember(marked(out, *inherited(other, width)), weight, other, spec, flip)
     return out
+
+
+def _mixed(out: Moments | Unknown, x: Moments, y: Moments, spec: str) -> Moments | Unknown:
+    """Attention's cotangents: g_ij = δ_i·v_j and dq_i = Σ_j dS_ij k_j, where v_j·v_j′ and k_j·k_j′ overlap together.
+
+    E[dq²] = Σ_jj′ E[dS_ij dS_ij′] E[k_j k_j′] gets, from the pairs of different tokens, Σ p_j p_j′ E[g²] E[k²] o with the overlap o that keys and
+    values inherited from the same tokens (relative size: tokens / features).
+    """
+    if isinstance(out, Unknown) or len(y.law) != 1:
+        return out
+    mixed = x.extra.get("mixed")
+    f = y.law[0].field
+    if mixed is None:
+        e, tokens = overlap_of(y)
+        return replace(out, extra={**out.extra, "mixed": Mixed(tokens, e * _varying(out, len(out.dims) - 1))}) if e > 0.0 else out
+    if mixed.stage == "queries":  # dk_j = Σ_i dS_ij q_i
+        count = x.shape[-1]
+        return replace(out, extra={**out.extra, "mixed": Mixed(mixed.tokens, mixed.amount * count * y.total_second, "weights", x.shape[-2])})
+    if mixed.stage == "keys" and f.tokens == mixed.tokens:
+        added = mixed.amount * _varying(y, len(y.dims) - 2)
+    elif mixed.stage == "weights" and f.id == mixed.tokens and len(y.dims) == 2:  # dW = Σ_j dk_j x_jᵀ
+        added = mixed.amount * _varying(y, 0) * y.shape[0] / mixed.count
+    else:
+        return out
+    gram = out.gram.copy()
+    gram[tuple(a.diagonal for a in out.axes)] += added
+    return Moments.gaussian(out.axes, out.dims, out.mean, gram, out.sources, odd=out.odd, claim=out.claim)
+
+
+def _varying(x: Moments, d: int) -> float:
+    """E[x²] less what different tokens (dimension d, of each sample) have in common."""
+    common = x.gram
+    i = [j for j in x.span(d) if x.axes[j].size > 1][-1:]
+    if not i:
+        return 0.0
+    a = x.axes[i[0]]
+    index: list[Any] = [b.diagonal for b in x.axes]
+    index[i[0]] = slice(0, a.K * a.K)
+    part = np.moveaxis(common[tuple(index)], i[0], 0).reshape(a.K * a.K, -1).mean(axis=1)
+    pairs = np.maximum(a.pairs[: a.K * a.K], 0.0)
+    return x.total_second - float(part @ pairs) / max(float(pairs.sum()), 1.0)
 
 
 def _is_weight(x: Moments) -> bool:
@@ -103,7 +147,8 @@ def dot(x: Moments, y: Moments) -> Result:
 def addmm(b: Moments, x: Moments, y: Moments, *, beta: float = 1.0, alpha: float = 1.0) -> Result:
     """β b + α x y."""
     out = mm(x, y)
-    return out if not isinstance(out, Moments) else add(out, b, alpha, beta)
+    made = out if not isinstance(out, Moments) else add(out, b, alpha, beta)
+    return summed(made, out, b, alpha, beta) if isinstance(out, Moments) and isinstance(made, Moments) else made
 
 
 @rule("aten.baddbmm")
@@ -245,6 +290,8 @@ def convolve(x: Moments, w: Moments, taps: Sequence[Taps], groups: int, transpos
     odd = bit if (w.odd & ~x.sources) or (x.odd & ~w.sources) else 0
     made = Moments.gaussian(result.axes, result.dims, result.mean, gram, bit, odd=odd, claim=worst(x.claim, w.claim))
     made = replace(made, dims=(made.dims[0], made.dims[1] + made.dims[2], *made.dims[3:])).without_ones()
+    if not context().backward and not transposed:
+        made = marked(made, *inherited(x, math.prod(w.shape[1:])))
     if not context().backward and _is_weight(w):
         return _remember_convolution(made, w, x)
     return made

@@ -14,6 +14,7 @@ from initio.core.moments import Cross, Moments, Unknown, along, fresh_source, pa
 from initio.core.pairs import refitted
 from initio.core.spectrum import self_normalised
 from initio.rules.scale_free import divided_by_own_scale, fan_in, scale_cancels, without_radial
+from initio.core.overlap import marked, overlap_of
 from initio.rules.table import Result, context, rule
 
 __all__ = ["normalise", "normalise_backward"]
@@ -67,7 +68,7 @@ def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) 
     cross = tuple(Cross(c.id, c.view, _centred(c.cov, x.axes, over if centre else ()) / u) for c in x.field_covariances() if c.view.root)
     made = Moments.gaussian(x.axes, x.dims, mean / deviation, normal, x.sources, odd=x.odd, claim=worst(x.claim, "rule"), cross=cross)
     factor = refitted(x, made.mean, normal)
-    return made if factor is None else replace(made, law=(factor,)), inverse**-0.5
+    return marked(made if factor is None else replace(made, law=(factor,)), *overlap_of(x)), inverse**-0.5
 
 
 def _centred(cov: Array, axes: Sequence[Axis], over: Sequence[int]) -> Array:

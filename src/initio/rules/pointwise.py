@@ -10,6 +10,7 @@ import numpy as np
 from initio.core.algebra import add, apply, broadcast, joint, multiply, scalar_value, scale, swap
 from initio.core.functions import DERIVATIVES, FUNCTIONS, function
 from initio.core.moments import Moments, Unknown, pair_values, worst
+from initio.core.overlap import summed
 from initio.core.scalar import Scalar, affine, constant, power
 from initio.rules.scatter import assembled
 from initio.rules.table import Result, context, rule
@@ -127,6 +128,8 @@ def add_(x: Operand, y: Operand, *, alpha: float = 1.0) -> Result:
         if whole is not None:
             return whole
     out = add(_tensor(x), _tensor(y), a, b)
+    if isinstance(out, Moments) and isinstance(x, Moments) and isinstance(y, Moments):
+        out = summed(out, x, y, a, b)
     return _keep_mask(out, x, y)
 
 
@@ -142,7 +145,10 @@ def _keep_mask(out: Moments | Unknown, *inputs: Any) -> Moments | Unknown:
 @rule("aten.mul", "aten.multiply")
 def mul(x: Operand, y: Operand) -> Result:
     """x y."""
-    return _keep_mask(multiply(_tensor(x), _tensor(y)), x)
+    out = multiply(_tensor(x), _tensor(y))
+    if isinstance(out, Moments) and isinstance(x, Moments) and isinstance(y, Moments) and "mixed" in x.extra and not x.sources & y.sources:
+        out = replace(out, extra={**out.extra, "mixed": x.extra["mixed"].times(y.total_mean**2)})  # a mask: pairs keep only its mean
+    return _keep_mask(out, x)
 
 
 @rule("aten.div", "aten.true_divide")

@@ -11,6 +11,7 @@ import numpy as np
 from initio.core.algebra import joint, same_axes, scale, swap
 from initio.core.axes import Axis, Taps, axis
 from initio.core.moments import Cross, Factor, Moments, Unknown, View, worst
+from initio.core.overlap import marked, overlap_of
 from initio.rules.table import context, rule
 
 __all__: list[str] = []
@@ -65,7 +66,11 @@ def as_strided(x: Moments, size: Sequence[int], stride: Sequence[int], offset: i
 @rule("aten.permute")
 def permute(x: Moments, dims: Sequence[int]) -> Moments:
     """Dimensions reordered."""
-    made = x.permute([d % len(x.dims) for d in dims])
+    order = [d % len(x.dims) for d in dims]
+    made = x.permute(order)
+    if "mixed" in x.extra:
+        swapped = len(order) > 1 and order.index(len(order) - 1) < order.index(len(order) - 2)
+        made = replace(made, extra={**made.extra, "mixed": x.extra["mixed"].turned() if swapped else x.extra["mixed"]})
     if "mask" in x.extra:
         return replace(made, extra={**made.extra, "mask": np.broadcast_to(x.extra["mask"], x.shape).transpose([d % len(x.dims) for d in dims])})
     return made
@@ -251,7 +256,8 @@ def join(parts: Sequence[Moments], d: int) -> Moments | Unknown:
     raw = axis(len(labels), labels)
     axes = [*xs[0].axes[:i], raw, *xs[0].axes[i + 1 :]]
     made = Moments.gaussian(axes, xs[0].dims, mean, gram, sources, odd=max(odd, 0) & sources, claim=worst(*[x.claim for x in xs]), cross=_joined_cross(xs, i, axes))
-    return _merged_alike(made, i)
+    widest = max(xs, key=lambda x: x.axes[i].size)
+    return _merged_alike(marked(made, *overlap_of(widest)), i)
 
 
 def _joined_cross(xs: Sequence[Moments], i: int, axes: Sequence[Axis]) -> tuple[Cross, ...]:
