@@ -341,8 +341,8 @@ def _probability(graph: FactorGraph) -> float:
     for node in graph.record.nodes:
         if node.op.startswith("aten.native_dropout"):
             return float(node.args[1])
-        if node.op.startswith("aten.bernoulli_.float") and not isinstance(node.args[1], Ref):
-            return 1 - float(node.args[1])
+        if node.op.startswith("aten.bernoulli_.float"):
+            return 1 - float(node.args[1]) if len(node.args) > 1 else 0.5
     return 0.5
 
 

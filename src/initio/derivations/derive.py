@@ -76,7 +76,7 @@ def derive(record: Record, narrow: Callable[[], Record], second: Callable[[], Ma
     if "gradient" in what:
         start = {v: State(rational_start(engine[v]) or engine[v], False) for v in graph.roots if v in engine}
         rows = sampled_rows(graph, [layer.start for layer in found], DRAWS) if cheap else None
-        steps += gradient_steps(graph, found, start, cotangents(record, engine), rows, why)
+        steps += gradient_steps(graph, found, start, cotangents(graph, engine), rows, why)
     order = {section: position for position, section in enumerate(SECTIONS)}
     steps.sort(key=lambda step: order[step.section])
     judge = Judge(small, reason, [engine.get(v, math.nan) for v in points])
@@ -97,9 +97,24 @@ def _graph(record: Record, title: str) -> FactorGraph:
     return graph
 
 
-def cotangents(record: Record, engine: Mapping[int, float]) -> dict[int, float]:
-    """Value → the engine's second moment of the gradient that arrives there, for outputs of module calls and model inputs."""
+def cotangents(graph: FactorGraph, engine: Mapping[int, float]) -> dict[int, float]:
+    """Value → the engine's second moment of the gradient that arrives there.
+
+    Known for outputs of module calls, for model inputs, and for values that one operation reads: its backward node has their shape.
+    """
+    record = graph.record
     found: dict[int, float] = {}
+    by_origin: dict[int, list[Any]] = {}
+    for node in record.nodes:
+        if node.phase == "backward" and node.origin >= 0 and node.op.split(".")[1] not in ("detach", "t", "sum"):
+            by_origin.setdefault(node.origin, []).append(node)
+    for value, edges in graph.out_edges.items():
+        readers = [n for n in record.nodes if n.phase == "forward" and value in n.inputs and n.op.split(".")[1] != "detach"]
+        if len(edges) == 1 and len(readers) == 1:
+            shape = record.values[value].shape
+            made = next((n.outputs[0] for n in by_origin.get(readers[0].id, []) if n.outputs[0] is not None and record.values[n.outputs[0]].shape == shape), None)
+            if made in engine:
+                found[value] = engine[made]
     for item in record.inputs:
         if item.gradient is not None and item.gradient in engine:
             found[item.value] = engine[item.gradient]

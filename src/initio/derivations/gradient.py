@@ -18,7 +18,7 @@ from initio.derivations.graph import Factor, FactorGraph, Product, Sum, Tree
 from initio.derivations.jacobian import Numbers
 from initio.derivations.paths import Layer
 from initio.derivations.scale import State, Walk, activation, mean_square
-from initio.derivations.signal import ENGINE, N, Sampled, beside, joined, summary, within
+from initio.derivations.signal import ENGINE, WIDE, N, Sampled, beside, joined, summary, within
 
 __all__ = ["gradient_steps", "sampled_rows"]
 
@@ -31,6 +31,7 @@ class Gain:
 
     formula: Any
     number: Any
+    widths: tuple[int, ...] = ()
 
 
 def gain(graph: FactorGraph, tree: Tree, walk: Walk) -> Gain | None:
@@ -39,13 +40,17 @@ def gain(graph: FactorGraph, tree: Tree, walk: Walk) -> Gain | None:
         parts = [gain(graph, part, walk) for part in tree.parts]
         if any(part is None for part in parts):
             return None
-        return Gain(sp.Mul(*(p.formula for p in parts if p)), sp.Mul(*(p.number for p in parts if p)))
+        return Gain(sp.Mul(*(p.formula for p in parts if p)), sp.Mul(*(p.number for p in parts if p)), _widths(parts))
     if isinstance(tree, Sum):
         parts = [gain(graph, part, walk) for part in tree.parts]
         if any(part is None for part in parts):
             return None
-        return Gain(sp.Add(*(p.formula for p in parts if p)), sp.Add(*(p.number for p in parts if p)))
+        return Gain(sp.Add(*(p.formula for p in parts if p)), sp.Add(*(p.number for p in parts if p)), _widths(parts))
     return _factor(graph, tree, walk)
+
+
+def _widths(parts: list[Gain | None]) -> tuple[int, ...]:
+    return tuple(n for p in parts if p for n in p.widths)
 
 
 def _factor(graph: FactorGraph, factor: Factor, walk: Walk) -> Gain | None:
@@ -64,8 +69,8 @@ def _factor(graph: FactorGraph, factor: Factor, walk: Walk) -> Gain | None:
             return None
         number = fan_out * weight.variance
         if weight.scaled is None:
-            return Gain(M * weight.variance, number)
-        return Gain(weight.scaled if fan_in == fan_out else weight.scaled * M / N, number)
+            return Gain(M * weight.variance, number, (fan_in,))
+        return Gain(weight.scaled if fan_in == fan_out else weight.scaled * M / N, number, (fan_in,))
     if factor.letter == "S" and len([n for n in nodes if n.op.split(".")[1] != "detach"]) == 1:
         f = activation(nodes[0])
         state = walk.states.get(factor.source)
@@ -128,7 +133,7 @@ def _runs(graph: FactorGraph, found: list[Layer], gains: list[Gain | None]) -> l
     keys = [(template(layer.tree), "" if g is None else str(sp.N(g.number, 10))) for layer, g in zip(found, gains, strict=True)]
     for r in fold(keys):
         g = gains[r.start]
-        if g is None or not any(f for f in [found[r.start].tree]):
+        if g is None:
             continue
         layer, last = found[r.start], found[r.start + r.length - 1]
         if r.period > 1:
@@ -157,7 +162,7 @@ def _runs(graph: FactorGraph, found: list[Layer], gains: list[Gain | None]) -> l
 def _numbers(found: list[Layer], gains: list[Gain | None], cotangents: Mapping[int, float], measured: Sampled | None, why: str) -> Step:
     rows: list[tuple[str, ...]] = []
     pairs: list[tuple[str, float, float]] = []
-    seen: list[tuple[str, float, tuple[float, float]]] = []
+    seen: list[tuple[str, float, tuple[float, float], float]] = []
     said: float | None = 1.0
     for layer, g in zip(reversed(found), reversed(gains), strict=True):
         said = None if said is None or g is None else said * float(sp.N(g.number, 17))
@@ -167,14 +172,16 @@ def _numbers(found: list[Layer], gains: list[Gain | None], cotangents: Mapping[i
         mean = measured.second.get(layer.start) if measured is not None else None
         reference = said if said is not None else own
         if mean is not None and reference is not None and math.isfinite(reference):
-            seen.append((name, reference, mean))
+            seen.append((name, reference, mean, WIDE))
         shown = "" if mean is None else f"{mean[0]:.5g} ± {mean[1]:.1g}"
         chi = "" if g is None else f"{float(sp.N(g.number, 17)):.6g}"
         rows.insert(0, (name, chi, "" if said is None else f"{said:.9g}", "" if own is None else f"{own:.9g}", shown))
     if len(rows) > 40:
         rows = [*rows[:26], ("…", "", "", "", ""), *rows[-13:]]
-    checks = [beside(pairs, ENGINE, "formulas against the engine") if pairs else Verification("not verified", "no layer has both a formula and an engine's number")]
-    checks.append(within(seen, measured.draws, 0.03) if measured is not None and seen else Verification("not verified", why or "not measured"))
+    narrow = min((n for g in gains if g is not None and _unevaluated(g.number) for n in g.widths), default=0)
+    bound, limit = (1 / narrow, " (wide limit; the engine keeps terms of order 1/n)") if narrow else (ENGINE, "")
+    checks = [beside(pairs, bound, "formulas against the engine" + limit) if pairs else Verification("not verified", "no layer has both a formula and an engine's number")]
+    checks.append(within(seen, measured.draws) if measured is not None and seen else Verification("not verified", why or "not measured"))
     text = "The loss gradient at the output has unit second moment. χ of a layer is in the row of its input."
     table = Table(("value", "χ", "E g² by formula", "by the engine", "measured"), tuple(rows))
     return Step("gradient", "The gradient, layer by layer", (), text, table, joined(*checks))

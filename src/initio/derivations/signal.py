@@ -22,6 +22,8 @@ from initio.derivations.scale import State, Walk, drawn, fan_in_of
 __all__ = ["ENGINE", "Sampled", "Solved", "sampled", "signal_steps", "solve"]
 
 ENGINE = 1e-9
+WIDE = 0.05
+"""Relative size of finite-width terms that a formula of the wide limit leaves out."""
 L: Any = sp.Symbol("ℓ", integer=True, nonnegative=True)
 Q: Any = sp.Symbol("q_{ℓ-1}", positive=True)
 Q0: Any = sp.Symbol("q_0", positive=True)
@@ -106,12 +108,17 @@ def beside(pairs: list[tuple[str, float, float]], tolerance: float, how: str) ->
     return Verification(status, f"{how}, {len(pairs)} values" + (f", worst at {name}" if status == "refuted" else ""), f"{said:.10g}", f"{found:.10g}", error, tolerance)
 
 
-def within(pairs: list[tuple[str, float, tuple[float, float]]], draws: int, slack: float = 0.0) -> Verification:
-    """Formula beside measurement: verified within 5 standard errors (and `slack`, relative, for formulas of the wide limit)."""
-    rows = [(abs(said - mean) / (error + slack * mean + 1e-12 * abs(mean) + 1e-300), name, said, mean) for name, said, (mean, error) in pairs]
+def within(pairs: list[tuple[str, float, tuple[float, float], float]], draws: int) -> Verification:
+    """Formula beside measurement: verified within 5 standard errors and the relative slack of a formula of the wide limit (0: exact)."""
+    rows = [
+        (max(0.0, abs(said - mean) - slack * abs(mean)) / (error + 1e-12 * abs(mean) + 1e-300), name, said, mean)
+        for name, said, (mean, error), slack in pairs
+    ]
     z, name, said, mean = max(rows, key=lambda item: item[0])
     status = "verified" if z <= 5 else "refuted"
-    return Verification(status, f"{draws} draws of the model, largest deviation {z:.1f} standard errors (at {name})", f"{said:.6g}", f"{mean:.6g}")
+    slack = max(pair[3] for pair in pairs)
+    beyond = f" beyond the {slack:.0%} of finite width" if slack else ""
+    return Verification(status, f"{draws} draws of the model, largest deviation{beyond} {z:.1f} standard errors (at {name})", f"{said:.6g}", f"{mean:.6g}")
 
 
 def joined(*checks: Verification) -> Verification:
@@ -139,17 +146,15 @@ def initial_step(graph: FactorGraph) -> Step:
         if law.zero or law.family == "constant":
             said = f"{law.mean:g}"
         elif made.scaled is not None:
-            said = f"{made.scaled}/n = {float(made.variance):.6g}"
+            said = f"{made.scaled.p}/{f'({made.scaled.q}n)' if made.scaled.q != 1 else 'n'} = {float(made.variance):.6g}"
             pairs.append((p.name, float(made.variance), law.variance))
         else:
             said = f"{law.variance:.6g}"
         groups.setdefault((shape, how, _law(law.family, law, made), said), []).append(p.name)
     rows = tuple((_names(names), *key) for key, names in groups.items())
     rows = rows if len(rows) <= 40 else (*rows[:40], (f"… {len(rows) - 40} more", "", "", "", ""))
-    n, b, w = N, sp.Symbol("σ_b^2"), sp.Symbol("σ_w^2")
     uniform = any(p.distribution.family == "uniform" for p in record.parameters)
-    formulas = (sp.Eq(sp.Symbol("Var[U(±1/√n)]"), sp.Rational(1, 3) / n, evaluate=False),) if uniform else ()
-    del b, w
+    formulas = (sp.Eq(sp.Symbol("Var[U(±1/√n)]"), sp.Rational(1, 3) / N, evaluate=False),) if uniform else ()
     text = "n is the fan-in: the sizes of a weight but the first, multiplied. A bias takes the n of its weight."
     table = Table(("parameters", "shape", "n", "drawn from", "variance (or value)"), rows)
     check = beside(pairs, ENGINE, "the variance as a fraction of 1/n against the recorded distribution") if pairs else Verification("definition", "")
@@ -191,7 +196,7 @@ def layer_step(graph: FactorGraph, found: list[Layer], walk: Walk, engine: Mappi
     """The numbers, layer by layer."""
     rows: list[tuple[str, ...]] = []
     pairs: list[tuple[str, float, float]] = []
-    seen: list[tuple[str, float, tuple[float, float]]] = []
+    seen: list[tuple[str, float, tuple[float, float], float]] = []
     for number, value, modules in [(0, found[0].start, ("input",)), *((x.number, x.end, x.modules) for x in found)]:
         state = walk.states.get(value)
         said = None if state is None else float(sp.N(state.second, 17))
@@ -199,7 +204,8 @@ def layer_step(graph: FactorGraph, found: list[Layer], walk: Walk, engine: Mappi
         if said is not None and number and state is not None and state.exact:
             pairs.append((f"y_{number}", said, own))
         if measured is not None and value in measured.second and math.isfinite(own):
-            seen.append((f"y_{number}", own, measured.second[value]))
+            slack = 0.0 if state is not None and state.exact else WIDE
+            seen.append((f"y_{number}", own, measured.second[value], slack))
         exact = ""
         if state is not None and state.second.is_Rational and state.second.q < 10**9:
             exact = str(state.second)
@@ -209,10 +215,10 @@ def layer_step(graph: FactorGraph, found: list[Layer], walk: Walk, engine: Mappi
         rows = [*rows[:26], ("…", f"{len(rows) - 39} more", "", "", ""), *rows[-13:]]
     head = ("value", "module", "E y² by formula", "by the engine", "measured")
     none = sum(not row[2] for row in rows)
-    text = "" if not none else f"Where no formula stands, a premise of the closed forms fails (norms, attention, borders, dependent sums): the engine's integrals give the number."
+    text = "" if not none else "Where no formula stands, a premise of the closed forms fails (norms, attention, borders, dependent sums): the engine's integrals give the number."
     checks = [beside(pairs, ENGINE, "formulas that are exact at every width against the engine") if pairs else Verification("not verified", "no layer has an exact formula")]
     if measured is not None and seen:
-        checks.append(within(seen, measured.draws, 0.02))
+        checks.append(within(seen, measured.draws))
     else:
         checks.append(Verification("not verified", why or "not measured"))
     return Step("signal", "The numbers, layer by layer", (), text, Table(head, tuple(rows)), joined(*checks))
@@ -259,15 +265,25 @@ def symbolic(graph: FactorGraph, layer: Layer) -> tuple[Any, dict[int, Any]] | N
     return sp.simplify(walk.states[layer.end].second) if not _integrals(walk.states[layer.end].second) else walk.states[layer.end].second, symbols
 
 
+def tolerance_of(graph: FactorGraph, layer: Layer) -> tuple[float, str]:
+    """1e-9 for a formula that is exact at every width; 1/n for one of the wide limit, n the smallest fan-in."""
+    walk = Walk(graph, {layer.start: State(Q, False)})
+    walk.run(layer.end)
+    state = walk.states.get(layer.end)
+    if state is None or state.exact:
+        return ENGINE, ""
+    return 1 / min((made.fan_in for made in walk.drawn.values()), default=1), " (a formula of the wide limit; the engine keeps terms of order 1/n)"
+
+
 def _against(graph: FactorGraph, block: list[Layer], formula: Any, numbers: Mapping[Any, float], engine: Mapping[int, float]) -> Verification:
-    del graph
+    tolerance, limit = tolerance_of(graph, block[0])
     pairs: list[tuple[str, float, float]] = []
     for layer in block:
         before, after = engine.get(layer.start), engine.get(layer.end)
         if before is not None and after is not None:
             said = float(sp.N(formula.subs(numbers).subs(Q, sp.Float(before, 17)), 17))
             pairs.append((f"y_{layer.number}", said, after))
-    return beside(pairs, ENGINE, "q_ℓ from the engine's q_{ℓ−1} against the engine's q_ℓ")
+    return beside(pairs, tolerance, "q_ℓ from the engine's q_{ℓ−1} against the engine's q_ℓ" + limit)
 
 
 def _solved(graph: FactorGraph, block: list[Layer], formula: Any, numbers: Mapping[Any, float], width: str, name: str, engine: Mapping[int, float]) -> Step:
