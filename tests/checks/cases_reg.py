@@ -263,7 +263,7 @@ class SharedHead(nn.Module):
         found = []
         for layer, head in zip(self.layers, self.heads, strict=True):
             x = torch.tanh(layer(x))
-            found.append(head(x))
+            found.append(head(torch.relu(x)))
         return torch.stack(found)
 
 

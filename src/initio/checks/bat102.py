@@ -205,7 +205,7 @@ def _follows(record: Record, causal: list[Node], value: int, states: Mapping[int
         aligned = name(node) in ALIGNED and all(
             len(states[v].varying) <= 1 for v in node.outputs if v is not None and states.get(v) is not None
         )  # pyright: ignore[reportOptionalMemberAccess]
-        scores = name(node) in ("bmm", "baddbmm", "add", "mul", "div") and any(
+        scores = name(node) in ("bmm", "baddbmm", "add", "mul", "div", "masked_fill", "where", "view", "_unsafe_view") and any(
             v is not None and (s := states.get(v)) is not None and len(s.varying) == 2 for v in node.outputs
         )
         if aligned or scores:

@@ -104,8 +104,15 @@ class Context:
         node = self.modules.get(owner)
         return None if node is None or node.defined is None else assignment(node.defined, attribute)
 
+    def told(self, parameter: Parameter) -> Source | None:
+        """The line that says what a parameter is: its assignment in the user's own class, else where its module was made."""
+        owner, _, attribute = parameter.name.rpartition(".")
+        return self.assigned(owner, attribute) or parameter.source or self.made(owner)
+
     def made(self, path: str) -> Source | None:
-        """The line where the module at a path was made, or that of its first call."""
+        """The line where the module at a path was made, or that of its first call; of the model itself, its class."""
+        if not path and path in self.modules and self.modules[path].defined is not None:
+            return self.modules[path].defined
         node = self.modules.get(path)
         if node is not None and node.source is not None:
             return node.source
@@ -240,6 +247,7 @@ SYMPTOMS = {
     "ATT101": ("LOS103",),
     "SHP105": ("MOD102", "REG101", "NRM104", "RES101", "SHP101"),
     "RES102": ("RES101",),
+    "NRM101": ("NRM104",),
     "ACT103": ("LOS101", "LOS102"),
     "ACT104": ("LOS101", "LOS102", "LOS103"),
     "TIE101": ("REG105",),
@@ -253,7 +261,8 @@ def _explained(finding: Finding, findings: Iterable[Finding]) -> bool:
     for other in findings:
         if other.code in SYMPTOMS.get(finding.code, ()):
             same = other.source is not None and finding.source is not None and str(other.source) == str(finding.source)
-            if same or places & {other.module, *other.also}:
+            crashed = finding.code == "SHP105" and other.code == "MOD102"
+            if same or crashed or places & {other.module, *other.also}:
                 return True
     return False
 

@@ -87,7 +87,7 @@ def symmetric_or_zero_init(context: Context) -> Iterator[Found]:
         message=f"{len(owners)} stacked layers start with {entries:,} equal weights ({value:g}): "
         + ("no gradient passes them." if value == 0 else "their units compute the same and stay equal."),
         module=owners[0],
-        source=first.source or context.made(owners[0]),
+        source=context.told(first),
         evidence={"layers": len(owners), "weights": entries, "value": value},
         remedy="Draw the weights at random (nn.init.kaiming_normal_, xavier_uniform_).",
         fix=Fix("Draw the weights at random", "unsafe"),

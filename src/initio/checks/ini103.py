@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from initio.checks.framework import Context, Found, check
 from initio.checks.graph import name
-from initio.core.record import Node
+from initio.core.record import Node, Source
 
 
 @check("INI103", "initial-loss-off", "warning")
@@ -78,12 +78,18 @@ def initial_loss_off(context: Context) -> Iterator[Found]:
             yield Found(
                 message=f"the loss starts at {loss:.3g}; equal scores for {classes} classes give {ideal:.3g}. The scores have std {scores.std:.3g}.",
                 module=module,
-                source=context.made(module) or node.source,
+                source=_line(context, module, made) or node.source,
                 evidence={"loss": loss, "ideal": ideal, "std": scores.std, "classes": classes},
                 remedy=f"Draw the last layer's weights {scores.std / 0.5:.2g} times smaller, or start them at zero.",
                 entity="cross_entropy",
                 group="cross_entropy",
             )
+
+
+def _line(context: Context, module: str, made: Node | None) -> Source | None:
+    """The line of the operation in the user's own class, or where the torch layer was made."""
+    own = module in context.modules and context.modules[module].defined is not None
+    return made.source if made is not None and own and made.source is not None else context.made(module)
 
 
 def _loss(context: Context, node: Node) -> float:

@@ -113,7 +113,7 @@ def collapse(context: Context, run: Sequence[Layer]) -> Decay | None:
     """The decay of the share of the second moment in which samples differ, where the second moment itself does not vanish."""
     summaries = [context.analysis.of(layer.value) for layer in run]
     known = [s for s in summaries if s.second > 0 and not math.isnan(s.varying)]
-    if len(known) < LEAST_DEPTH or known[-1].second < known[0].second / 10:
+    if len(known) < LEAST_DEPTH or known[-1].second < known[0].second / 30:
         return None
     course = decay([s.varying / s.second if s.second > 0 else math.nan for s in summaries], worst=COLLAPSED)
     return course if course is not None and course.direction == "vanishing" else None
