@@ -52,15 +52,31 @@ def softmax_moment(variance: float, length: int, a: int, b: int = 0) -> float:
     _check(variance, length)
     if length == 1:
         return 0.0 if b else 1.0
-    y = _grid(variance, length, a + b)
-    x, weight = _normal(variance)
-    w = np.exp(y[:, None] + x)
-    decay = np.exp(-w)
-    survival = np.log1p(-np.minimum(-np.expm1(-w) @ weight, _BELOW_ONE))
-    integrand = ((w**a * decay) @ weight) * np.exp((length - (2 if b else 1)) * survival)
-    if b:
-        integrand = integrand * ((w**b * decay) @ weight)
-    return float(_STEP * integrand.sum() / math.gamma(a + b))
+    if variance <= 1e-12:
+        return float(length) ** -(a + b)
+    step, base = _tilted(variance, 0)
+    with np.errstate(divide="ignore"):
+        power = np.exp((length - (2 if b else 1)) * np.log(np.minimum(base, 1.0)))
+    integrand = _tilted(variance, a)[1] * (_tilted(variance, b)[1] if b else 1.0) * power
+    return float(step * integrand.sum() / math.gamma(a + b))
+
+
+@lru_cache(maxsize=64)
+def _tilted(variance: float, a: int) -> tuple[float, Array]:
+    """E[exp(a (y + x) − e^(y+x))], x ~ N(0, variance), on a grid of y (and its step) that serves every length below e^18: bounded for all variances."""
+    std, step = math.sqrt(variance), 0.125
+    y = step * np.arange(math.floor(-(9.0 * std + 30.0) / step), math.ceil((9.0 * std + 6.0) / step) + 1)
+    if std <= 1.0:
+        x, weight = np.polynomial.hermite_e.hermegauss(64)
+        return step, _gumbel(y[:, None] + std * x, a) @ (weight / weight.sum())
+    count = math.ceil(9.0 * std / step)
+    x = step * np.arange(-count, count + 1)
+    density = np.exp(-0.5 * x * x / variance)
+    return step, np.convolve(_gumbel(y[0] + step * np.arange(-count, len(y) + count), a), density / density.sum(), mode="valid")
+
+
+def _gumbel(v: Array, a: int) -> Array:
+    return np.exp(a * v - np.exp(np.minimum(v, 60.0)))
 
 
 @lru_cache(maxsize=4096)
