@@ -22,36 +22,87 @@ def f(op: str, *args: Any, kinks: tuple[float, ...] = (), of: Normal = x, name: 
 
 
 FUNCTIONS = [
-    f("relu", kinks=(0,)), f("relu6", kinks=(0, 6)), f("leaky_relu", 0.2, kinks=(0,)), f("elu", 0.7, kinks=(0,)), f("selu", kinks=(0,)),
-    f("celu", 1.3, kinks=(0,)), f("gelu"), f("silu"), f("mish"), f("sigmoid"), f("tanh"), f("hardtanh", -0.5, 1.0, kinks=(-0.5, 1)),
-    f("hardsigmoid", kinks=(-3, 3)), f("hardswish", kinks=(-3, 3)), f("softplus", 2.0, 30.0), f("softshrink", 0.4, kinks=(-0.4, 0.4)),
-    f("hardshrink", 0.4, kinks=(-0.4, 0.4)), f("threshold", 0.2, -1.0, kinks=(0.2,)), f("exp"), f("expm1"), f("abs", kinks=(0,)), f("square"),
-    f("sin"), f("cos"), f("erf"), f("erfc"), f("sign", kinks=(0,)), f("neg"), f("sinh"), f("cosh"), f("atan", approximate=1e-8, why="remainder of the expansion of a function with poles at ±i"), f("log_sigmoid"),
-    f("log", of=positive), f("log1p", of=positive), f("log2", of=positive), f("log10", of=positive), f("sqrt", of=positive),
-    f("rsqrt", of=positive), f("reciprocal", of=positive), f("log_sigmoid_forward", outputs=(0,)),
-    f("clamp", -0.3, 0.8, kinks=(-0.3, 0.8)), f("clip", -0.3, None, kinks=(-0.3,)), f("clamp_min", 0.1, kinks=(0.1,)), f("clamp_max", 0.1, kinks=(0.1,)),
-    f("pow.Tensor_Scalar", 3), f("pow.Tensor_Scalar", -1.5, of=positive, name="fractional"),
+    f("relu", kinks=(0,)),
+    f("relu6", kinks=(0, 6)),
+    f("leaky_relu", 0.2, kinks=(0,)),
+    f("elu", 0.7, kinks=(0,)),
+    f("selu", kinks=(0,)),
+    f("celu", 1.3, kinks=(0,)),
+    f("gelu"),
+    f("silu"),
+    f("mish"),
+    f("sigmoid"),
+    f("tanh"),
+    f("hardtanh", -0.5, 1.0, kinks=(-0.5, 1)),
+    f("hardsigmoid", kinks=(-3, 3)),
+    f("hardswish", kinks=(-3, 3)),
+    f("softplus", 2.0, 30.0),
+    f("softshrink", 0.4, kinks=(-0.4, 0.4)),
+    f("hardshrink", 0.4, kinks=(-0.4, 0.4)),
+    f("threshold", 0.2, -1.0, kinks=(0.2,)),
+    f("exp"),
+    f("expm1"),
+    f("abs", kinks=(0,)),
+    f("square"),
+    f("sin"),
+    f("cos"),
+    f("erf"),
+    f("erfc"),
+    f("sign", kinks=(0,)),
+    f("neg"),
+    f("sinh"),
+    f("cosh"),
+    f("atan", approximate=1e-8, why="remainder of the expansion of a function with poles at ±i"),
+    f("log_sigmoid"),
+    f("log", of=positive),
+    f("log1p", of=positive),
+    f("log2", of=positive),
+    f("log10", of=positive),
+    f("sqrt", of=positive),
+    f("rsqrt", of=positive),
+    f("reciprocal", of=positive),
+    f("log_sigmoid_forward", outputs=(0,)),
+    f("clamp", -0.3, 0.8, kinks=(-0.3, 0.8)),
+    f("clip", -0.3, None, kinks=(-0.3,)),
+    f("clamp_min", 0.1, kinks=(0.1,)),
+    f("clamp_max", 0.1, kinks=(0.1,)),
+    f("pow.Tensor_Scalar", 3),
+    f("pow.Tensor_Scalar", -1.5, of=positive, name="fractional"),
     Case("aten.pow.Scalar", (2.0, x), pointwise=True),
-    f("gt.Scalar", 0.2, kinks=(0.2,)), f("ge.Scalar", 0.2, kinks=(0.2,)), f("lt.Scalar", 0.2, kinks=(0.2,)), f("le.Scalar", 0.2, kinks=(0.2,)),
+    f("gt.Scalar", 0.2, kinks=(0.2,)),
+    f("ge.Scalar", 0.2, kinks=(0.2,)),
+    f("lt.Scalar", 0.2, kinks=(0.2,)),
+    f("le.Scalar", 0.2, kinks=(0.2,)),
     Case("aten.gelu", (x,), {"approximate": "tanh"}, name="tanh", pointwise=True),
-]  # fmt: skip
+]
 
 
-def d(op: str, *args: Any, kinks: tuple[float, ...] = (), of: Spec = x, name: str = "", approximate: float = 0.0, why: str = "", **kwargs: Any) -> Case:
+def d(
+    op: str, *args: Any, kinks: tuple[float, ...] = (), of: Spec = x, name: str = "", approximate: float = 0.0, why: str = "", **kwargs: Any
+) -> Case:
     more = {"approximate": approximate, "why": why}
     return Case(f"aten.{op}", (g, of, *args), kwargs, name=name, cotangent=g, pointwise=True, kinks=kinks, **more)
 
 
 BACKWARD = [
-    d("gelu_backward"), d("gelu_backward", name="tanh", approximate="tanh"), d("silu_backward"), d("mish_backward"),
-    d("hardtanh_backward", -0.5, 1.0, kinks=(-0.5, 1)), d("hardsigmoid_backward", kinks=(-3, 3), approximate=1e-7, why="torch keeps 1/6 in float32"), d("hardswish_backward", kinks=(-3, 3)),
-    d("softplus_backward", 1.0, 20.0), d("softshrink_backward", 0.4, kinks=(-0.4, 0.4)), d("hardshrink_backward", 0.4, kinks=(-0.4, 0.4)),
-    d("threshold_backward", 0.2, kinks=(0.2,)), d("leaky_relu_backward", 0.2, False, kinks=(0,)),
-    d("sigmoid_backward", of=x.then("sigmoid")), d("tanh_backward", of=x.then("tanh")),
+    d("gelu_backward"),
+    d("gelu_backward", name="tanh", approximate="tanh"),
+    d("silu_backward"),
+    d("mish_backward"),
+    d("hardtanh_backward", -0.5, 1.0, kinks=(-0.5, 1)),
+    d("hardsigmoid_backward", kinks=(-3, 3), approximate=1e-7, why="torch keeps 1/6 in float32"),
+    d("hardswish_backward", kinks=(-3, 3)),
+    d("softplus_backward", 1.0, 20.0),
+    d("softshrink_backward", 0.4, kinks=(-0.4, 0.4)),
+    d("hardshrink_backward", 0.4, kinks=(-0.4, 0.4)),
+    d("threshold_backward", 0.2, kinks=(0.2,)),
+    d("leaky_relu_backward", 0.2, False, kinks=(0,)),
+    d("sigmoid_backward", of=x.then("sigmoid")),
+    d("tanh_backward", of=x.then("tanh")),
     Case("aten.elu_backward", (g, 0.7, 1.2, 0.8, False, x), cotangent=g, pointwise=True, kinks=(0,)),
     Case("aten.elu_backward", (g, 0.7, 1.0, 1.0, True, x.then("elu", 0.7)), name="of the result", cotangent=g, pointwise=True, kinks=(0,)),
     Case("aten.log_sigmoid_backward", (g, x, Fixed(0.0)), cotangent=g, pointwise=True, run=lambda a, b, _c: a * torch.sigmoid(-b)),
-]  # fmt: skip
+]
 
 ARITHMETIC = [
     Case("aten.add.Tensor", (u, v), linear=True),
@@ -86,7 +137,8 @@ PRELU = [
     Case("aten._prelu_kernel", (u, Fixed([0.25])), run=lambda a, _w: F.leaky_relu(a, 0.25)),
     Case("aten.prelu", (Normal((2, 3), components(2)), Normal((3,), 0.04, mean=0.25))),
     Case(
-        "aten._prelu_kernel_backward", (gu := Normal((2, 3), components(2)), u, Fixed([0.25])),
+        "aten._prelu_kernel_backward",
+        (gu := Normal((2, 3), components(2)), u, Fixed([0.25])),
         run=lambda a, b, _w: (torch.where(b > 0, a, 0.25 * a), a * b.clamp(max=0)),
     ),
 ]

@@ -42,7 +42,9 @@ NORMS = [
     Case("aten.linalg_vector_norm", (rows, 2, [1])),
     Case("aten.linalg_vector_norm", (rows, 1, [1], True), name="one"),
     Case("aten.norm.ScalarOpt_dim", (rows, 2, [1])),
-    Case("aten.logsumexp", (rows, [1]), run=lambda t: torch.logsumexp(t, 1), approximate=0.005, why="a sum of log-normals is not quite one"),
+    Case(
+        "aten.logsumexp", (rows, [1]), run=lambda t: torch.logsumexp(t, 1), approximate=0.005, why="a sum of log-normals is not quite one"
+    ),
 ]
 
 CASES = [*SUMS, *SPREADS, *EXTREMES, *NORMS]

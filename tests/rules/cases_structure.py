@@ -67,9 +67,10 @@ CUTS = [
     case("slice.Tensor", x, 1, 0, 6, 2, name="stepped"),
     case("narrow", x, 1, 1, 2),
     case("split.Tensor", kinds, 4, 1),
+    case("split.sizes", x, [2, 4], 1, run=lambda a: a.split([2, 4], 1)),
     case("split_with_sizes", x, [1, 3, 2], 1),
     case("unsafe_split.Tensor", x, 4, 1),
-    case("unsafe_split_with_sizes", x, [1, 3, 2], 1),
+    case("unsafe_split_with_sizes", x, [1, 3, 2], 1, run=lambda a: a.split([1, 3, 2], 1)),
     case("unsafe_chunk", x, 3, 1),
     case("chunk", x, 2, 1),
     case("tensor_split.sections", x, 4, 1),
@@ -129,8 +130,11 @@ WINDOWS = [
     for made in (
         Case("initio.view_of.default", (kinds, _window((2, 6, 3), take)), name=name, run=take, linear=True),
         Case(
-            "initio.scatter_view.default", (kinds, Normal(take(torch.empty(2, 6, 3)).shape, 2.0, mean=0.5), _window((2, 6, 3), take)),
-            name=name, run=_written(take), linear=True,
+            "initio.scatter_view.default",
+            (kinds, Normal(take(torch.empty(2, 6, 3)).shape, 2.0, mean=0.5), _window((2, 6, 3), take)),
+            name=name,
+            run=_written(take),
+            linear=True,
         ),
     )
 ]

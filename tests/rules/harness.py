@@ -89,8 +89,12 @@ class Normal(Spec):
     """
 
     def __init__(
-        self, shape: Sequence[int], parts: Mapping[tuple[int, ...], float] | float = 1.0, mean: float = 0.0,
-        profile: Mapping[int, tuple[Sequence[float], Sequence[float]]] | None = None, weight: bool = False,
+        self,
+        shape: Sequence[int],
+        parts: Mapping[tuple[int, ...], float] | float = 1.0,
+        mean: float = 0.0,
+        profile: Mapping[int, tuple[Sequence[float], Sequence[float]]] | None = None,
+        weight: bool = False,
     ) -> None:
         self.shape = tuple(shape)
         self.parts = {tuple(range(len(shape))): float(parts)} if isinstance(parts, (int, float)) else dict(parts)
@@ -240,6 +244,7 @@ class Case:
 
     The draws come from the op itself, from `run(*specs drawn)` where that is given (specs in the order of their first use in
     the arguments, one draw each), or from autograd: the gradients of `forward(*wrt)` with the cotangent `cotangent`.
+    A `batched` forward takes all draws at once (for ops that `torch.vmap` would loop over).
     With `linear` (an affine map of independent `Normal` inputs, or of the cotangent alone) nothing is drawn: the matrix of the
     map, read off the op itself, gives the exact moments, and the rule must agree to 1e-9.
     With `pointwise` (a function of one `Normal` entry by entry, perhaps times the cotangent) the op is integrated: E f(u) f(v) by
@@ -257,6 +262,7 @@ class Case:
     wrt: tuple[Spec, ...] = ()
     cotangent: Spec | None = None
     outputs: tuple[int, ...] | None = None
+    batched: bool = False
     linear: bool = False
     pointwise: bool = False
     kinks: tuple[float, ...] = ()
@@ -302,7 +308,7 @@ def _draw(case: Case, n: int, drawn: dict[Spec, Tensor] | None = None) -> list[T
     if case.forward is not None:
         leaves = [drawn[s].detach().clone().requires_grad_() for s in case.wrt]
         with torch.enable_grad():
-            out = torch.vmap(case.forward)(*leaves)
+            out = case.forward(*leaves) if case.batched else torch.vmap(case.forward)(*leaves)
             return list(torch.autograd.grad(out, leaves, drawn[case.cotangent]))  # type: ignore[index]
 
     def one(*tensors: Tensor) -> Any:

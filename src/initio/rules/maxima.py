@@ -42,7 +42,7 @@ def windows(shape: Sequence[int], out: Sequence[int], kernel: Any, stride: Any, 
 
 @dataclass(frozen=True)
 class _Exchangeable:
-    """X = f(u), u normal: mean, and covariance at equal (`near`) and different (`far`) positions, by kind and pair class of the other axes."""
+    """X = f(u), u normal: its mean, and covariances at equal (`near`) and different (`far`) positions, by pair class of the other axes."""
 
     f: Scalar
     x: Moments
@@ -101,7 +101,14 @@ def _exchangeable(x: Moments, n: int) -> _Exchangeable:
     return _Exchangeable(f.fn, x, others, mean, gram[(..., *[1] * n)] - u * v, gram[(..., *[0] * n)] - u * v)
 
 
-@rule("aten.max_pool1d", "aten.max_pool2d", "aten.max_pool3d", "aten.max_pool1d_with_indices", "aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices")
+@rule(
+    "aten.max_pool1d",
+    "aten.max_pool2d",
+    "aten.max_pool3d",
+    "aten.max_pool1d_with_indices",
+    "aten.max_pool2d_with_indices",
+    "aten.max_pool3d_with_indices",
+)
 def max_pool(x: Moments, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False) -> Result:
     """Maximum over windows: y = f(max u) for an increasing f."""
     name = context().node.op.split("max_pool")[1]
@@ -127,7 +134,7 @@ def adaptive_taps(n: int, out: int) -> Taps:
 
 
 def maximum(x: Moments, taps: Sequence[Taps]) -> Moments:
-    """f(max u) over windows: windows apart share W only; those that overlap, and the same window elsewhere, covary in what is their own too."""
+    """f(max u) over windows: windows apart share W only; those that overlap, or lie at the same place, covary in their own parts too."""
     n = len(taps)
     e = _exchangeable(x, n)
     flat = [axis(t.n_in) for t in taps]
@@ -138,7 +145,9 @@ def maximum(x: Moments, taps: Sequence[Taps]) -> Moments:
     index = np.arange(len(kinds)).reshape(e.mean.shape)
     first, second = (v.ravel().astype(int) for v in pair_values(e.others, index))
     common = e.common.ravel()
-    rho = np.divide(e.far.ravel(), np.sqrt(common[first] * common[second]), out=np.zeros(first.size), where=common[first] * common[second] > 0)
+    rho = np.divide(
+        e.far.ravel(), np.sqrt(common[first] * common[second]), out=np.zeros(first.size), where=common[first] * common[second] > 0
+    )
     rho = np.clip(rho, -1.0, 1.0)
     powers = rho[:, None] ** np.arange(len(laws[0].coefficients(1)))
     cache: dict[tuple[int, int, int], Array] = {}
@@ -167,14 +176,18 @@ def maximum(x: Moments, taps: Sequence[Taps]) -> Moments:
             gram[(slice(None), *c)] += math.prod(row[0] for row in combination) * pair(n1, n2, s)
     axes = [*e.others, *outs]
     dims = e.x.dims
-    made = Moments.gaussian(axes, dims, mean.reshape([a.K for a in axes]), gram.reshape([a.P for a in axes]), x.sources, claim=worst(x.claim, "rule"))
+    made = Moments.gaussian(
+        axes, dims, mean.reshape([a.K for a in axes]), gram.reshape([a.P for a in axes]), x.sources, claim=worst(x.claim, "rule")
+    )
     size = math.prod(int((t.index >= 0).sum(axis=0).max()) for t in taps)
     law = shaped(axes, dims, made.mean, made.gram, x.sources, laws[0].ordered(size))
     return (made if law is None else replace(made, law=(law,))).without_ones()
 
 
 @rule("aten.max_pool2d_with_indices_backward", "aten.max_pool3d_with_indices_backward")
-def max_pool_backward(grad: Moments, x: Moments, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, indices: Any) -> Result:
+def max_pool_backward(
+    grad: Moments, x: Moments, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, indices: Any
+) -> Result:
     """The cotangent of every window at its largest entry."""
     n = 2 if "2d" in context().node.op else 3
     return placed_at_maxima(grad, x, windows(x.shape[-n:], grad.shape[-n:], kernel, stride, padding, dilation))
@@ -222,7 +235,9 @@ def placed_at_maxima(grad: Moments, x: Moments, taps: Sequence[Taps]) -> Moments
     size = max(round(math.prod(float((t.index >= 0).sum(axis=0).mean()) for t in taps)), 1)
     agree = e.agreement(size).reshape(-1, 1)
     gram = ((1 - agree) * apart.reshape(len(rows), -1) + agree * (rows @ aligned.T)).reshape(shape)
-    return _with_choice(Moments.gaussian(x.axes, x.dims, mean, gram, grad.sources, claim=worst(grad.claim, x.claim, "rule")), apart, split, size, g, e)
+    return _with_choice(
+        Moments.gaussian(x.axes, x.dims, mean, gram, grad.sources, claim=worst(grad.claim, x.claim, "rule")), apart, split, size, g, e
+    )
 
 
 def _with_choice(dx: Moments, apart: Array, split: Sequence[tuple[int, Array]], size: int, g: Moments, e: _Exchangeable) -> Moments:
@@ -231,7 +246,10 @@ def _with_choice(dx: Moments, apart: Array, split: Sequence[tuple[int, Array]], 
     axes, same = dx.axes, tuple(a.diagonal for a in dx.axes)
     share = float(e.common.mean()) / max(float(e.common.mean()) + e.own, 1e-300)
     own_axes = tuple(a.diagonal for a in e.others)
-    standard = affine(1.0 / math.sqrt(max(float(e.common.mean()) + e.own, 1e-300)), -float(e.mean.mean()) / math.sqrt(max(float(e.common.mean()) + e.own, 1e-300)))
+    standard = affine(
+        1.0 / math.sqrt(max(float(e.common.mean()) + e.own, 1e-300)),
+        -float(e.mean.mean()) / math.sqrt(max(float(e.common.mean()) + e.own, 1e-300)),
+    )
     p = standard.then(chosen(size, share))
     # E[dx² | u], averaged over positions, by the number of entries of the windows together
     second = g.gram[own_axes].reshape(-1, math.prod(g.gram.shape[len(own_axes) :])).mean(axis=0)
@@ -249,12 +267,23 @@ def _with_choice(dx: Moments, apart: Array, split: Sequence[tuple[int, Array]], 
     bit, noise = fresh_source(), fresh_source()
     odd = bit if not np.any(dx.mean) else 0
     shared = Moments.gaussian(axes, dx.dims, dx.mean / np.asarray(expect(p, m, s)), first, bit)
-    t1 = Moments(axes, dx.dims, dx.mean, first * mass, (Factor(IDENTITY, shared.law[0].field), Factor(p, u)), bit | u.sources, odd, dx.claim)
+    t1 = Moments(
+        axes, dx.dims, dx.mean, first * mass, (Factor(IDENTITY, shared.law[0].field), Factor(p, u)), bit | u.sources, odd, dx.claim
+    )
     rest = Scalar("spread of the choice", spread)
     left = np.zeros_like(dx.gram)
     left[same] = np.maximum(dx.gram[same] - t1.gram[same], 0.0)
     scaled = left.copy()
     scaled[same] /= np.maximum(np.asarray(expect(rest.times(rest), m, s)), 1e-300)
     white = Moments.gaussian(axes, dx.dims, np.zeros_like(dx.mean), scaled, noise)
-    t2 = Moments(axes, dx.dims, np.zeros_like(dx.mean), left, (Factor(IDENTITY, white.law[0].field), Factor(rest, u)), noise | u.sources, noise, dx.claim)
+    t2 = Moments(
+        axes,
+        dx.dims,
+        np.zeros_like(dx.mean),
+        left,
+        (Factor(IDENTITY, white.law[0].field), Factor(rest, u)),
+        noise | u.sources,
+        noise,
+        dx.claim,
+    )
     return Moments(axes, dx.dims, dx.mean, dx.gram, t1.law, bit | noise | u.sources, odd, dx.claim, {"terms": (t1, t2)}).without_ones()

@@ -27,7 +27,9 @@ def _divided(t: Taps, extent: Any) -> Taps:
     return Taps(t.index, t.n_in, 1.0 / np.maximum(extent, 1))
 
 
-def _taps(shape: Sequence[int], out: Sequence[int], kernel: Any, stride: Any, padding: Any, include: bool, divisor: int | None) -> list[Taps]:
+def _taps(
+    shape: Sequence[int], out: Sequence[int], kernel: Any, stride: Any, padding: Any, include: bool, divisor: int | None
+) -> list[Taps]:
     n = len(shape)
     k = listed(kernel, n)
     s, p = listed(stride, n, k), listed(padding, n)
@@ -43,7 +45,13 @@ def _taps(shape: Sequence[int], out: Sequence[int], kernel: Any, stride: Any, pa
 
 @rule("aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d")
 def avg_pool(
-    x: Moments, kernel: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None
+    x: Moments,
+    kernel: Any,
+    stride: Any = (),
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> Moments:
     """Mean over windows."""
     out = context().shapes[0]
@@ -51,7 +59,13 @@ def avg_pool(
     return _along(x, _taps(x.shape[-n:], out[-n:], kernel, stride, padding, count_include_pad, divisor_override))
 
 
-@rule("aten._adaptive_avg_pool2d", "aten.adaptive_avg_pool1d", "aten._adaptive_avg_pool3d", "aten.adaptive_avg_pool2d", "aten.adaptive_avg_pool3d")
+@rule(
+    "aten._adaptive_avg_pool2d",
+    "aten.adaptive_avg_pool1d",
+    "aten._adaptive_avg_pool3d",
+    "aten.adaptive_avg_pool2d",
+    "aten.adaptive_avg_pool3d",
+)
 def adaptive_avg_pool(x: Moments, size: Any) -> Moments:
     """Mean over windows that divide the map."""
     out = context().shapes[0]
@@ -68,7 +82,14 @@ def _adaptive(n: int, out: int) -> Taps:
 
 @rule("aten.avg_pool2d_backward", "aten.avg_pool3d_backward")
 def avg_pool_backward(
-    grad: Moments, x: Moments, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool, divisor_override: int | None
+    grad: Moments,
+    x: Moments,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
 ) -> Moments:
     """Each input of a window receives its share."""
     n = int(context().node.op.split("avg_pool")[1][0])

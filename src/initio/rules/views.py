@@ -49,7 +49,9 @@ def view_of(base: Moments, window: Mapping[str, Any]) -> Result:
     """The strided window of a base."""
     found = _window(base.shape, window)
     if found is None:
-        return Unknown(f"a view of size {tuple(window['size'])} and stride {tuple(window['stride'])} that is not a slice of its base {base.shape}")
+        return Unknown(
+            f"a view of size {tuple(window['size'])} and stride {tuple(window['stride'])} that is not a slice of its base {base.shape}"
+        )
     ranges, along = found
     x = base
     for d, r in enumerate(ranges):
@@ -73,7 +75,10 @@ def scatter_view(base: Moments, part: Moments, window: Mapping[str, Any]) -> Res
     """The base with a strided window overwritten by the part."""
     found = _window(base.shape, window)
     if found is None:
-        return Unknown(f"a write through a view of size {tuple(window['size'])} and stride {tuple(window['stride'])} that is not a slice of its base {base.shape}")
+        return Unknown(
+            f"a write through a view of size {tuple(window['size'])} and stride {tuple(window['stride'])}"
+            f" that is not a slice of its base {base.shape}"
+        )
     ranges, along = found
     order = [along[d] for d in range(len(along)) if along[d] >= 0]
     rest = [k for k in range(len(part.dims)) if k not in order]
@@ -87,7 +92,7 @@ def scatter_view(base: Moments, part: Moments, window: Mapping[str, Any]) -> Res
 
 
 def _overwritten(base: Moments, part: Moments, ranges: Sequence[range]) -> Moments | Unknown:
-    """Kinds that tell inside from outside along every dimension that the window cuts: an entry is the part's where all of its kinds are inside."""
+    """Kinds tell inside from outside along every dimension that the window cuts: the part's entries are inside along all of them."""
     cut = [d for d, r in enumerate(ranges) if len(r) != base.shape[d]]
     if not cut:
         return part
@@ -130,7 +135,7 @@ def _overwritten(base: Moments, part: Moments, ranges: Sequence[range]) -> Momen
 
 
 def _mixed(base: Moments, part: Moments) -> float | None:
-    """E[base part] as a multiple of the product of the means: 1 where independent, 0 where one is odd in a source that is not the other's."""
+    """E[base part] in units of the product of the means: 1 if independent, 0 if one is odd in a source that the other lacks."""
     if not base.sources & part.sources:
         return 1.0
     return 0.0 if (part.odd & ~base.sources) or (base.odd & ~part.sources) else None
@@ -140,7 +145,9 @@ def _joined(base: Moments, part: Moments, r: range, d: int) -> Moments | Unknown
     """Slices of the base around a part that was made of it."""
     if base.with_axis(d).axes[base.with_axis(d).span(d)[0]].K > 1:
         return Unknown("a window of several kinds of positions is overwritten by values that depend on the rest")
-    row = [part if p is r else base.take(d, np.asarray(p), (p.start, 1)) for p in (range(r.start), r, range(r.stop, base.shape[d])) if len(p)]
+    row = [
+        part if p is r else base.take(d, np.asarray(p), (p.start, 1)) for p in (range(r.start), r, range(r.stop, base.shape[d])) if len(p)
+    ]
     return cat(row, d)
 
 
@@ -171,5 +178,3 @@ def channel_shuffle(x: Moments, groups: int) -> Moments:
     n, c, *rest = x.shape
     y = x.reshape((n, groups, c // groups, *rest)).permute([0, 2, 1, *range(3, 3 + len(rest))])
     return y.reshape(x.shape)
-
-
