@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import math
 from collections.abc import Sequence
@@ -57,30 +58,26 @@ def derive(model_or_factory: Any, inputs: Any, *, what: str | Sequence[str] = "a
         raise InitioError("a section of a derivation", f"{unknown[0]!r} came", where="what", remedy=remedy)
     chosen = sections.SECTIONS if "all" in asked else asked
     name = title or getattr(model_or_factory, "__qualname__", type(model_or_factory).__name__)
-    steps = importlib.import_module("initio.api.steps")
-    analysis = steps.analyze(model_or_factory, inputs, train=train)
-    if analysis.record.crash is not None:
-        raise steps.crash_error(analysis.record.crash, name)
+    record = _recorded(model_or_factory, inputs, train, name)
 
     def narrow() -> Any:
-        return _narrowed(model_or_factory, inputs, train, name)
+        args, kwargs = normalise(inputs)
+        named = {key: _cut(item) for key, item in kwargs.items()}
+        cut = [*(_cut(item) for item in args), *named.values()] if args else named  # specs carry their names
+        return _recorded(model_or_factory, cut, train, name, backward=False)
 
+    @functools.cache
     def second() -> dict[int, float]:
-        return {value: summary.second for value, summary in analysis.summary.items() if math.isfinite(summary.second)}
+        found = importlib.import_module("initio.interpreters.propagate").propagate(record)
+        known = {value: float(moments.total_second) for value, moments in found.items() if moments.claim != "unknown"}
+        return {value: number for value, number in known.items() if math.isfinite(number)}
 
-    return sections.derive(analysis.record, narrow, second, chosen, name)
+    return sections.derive(record, narrow, second, chosen, name)
 
 
-def _narrowed(model_or_factory: Any, inputs: Any, train: bool, name: str) -> Any:
-    """The record of the same model on a batch of 2 (norms over the batch need two samples)."""
-    steps = importlib.import_module("initio.api.steps")
-    args, kwargs = normalise(inputs)
-    cut = [_cut(item) for item in args]
-    construction = steps._constructed(model_or_factory)[0]
-    capture = importlib.import_module("initio.capture.program")
-    record = capture.record(
-        construction.model, cut, {key: _cut(item) for key, item in kwargs.items()}, train=train, construction=construction, backward=False
-    )
+def _recorded(model_or_factory: Any, inputs: Any, train: bool, name: str, *, backward: bool = True) -> Any:
+    steps: Any = importlib.import_module("initio.api.steps")
+    record = steps._Step(model_or_factory, inputs, None).analyze(train, backward=backward, moments=False).record
     if record.crash is not None:
         raise steps.crash_error(record.crash, name)
     return record

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from initio.cli.app import Args, Eval, Inputs, Output, TargetOf, _resolved, app  # pyright: ignore[reportPrivateUsage]
+from initio.cli.app import Args, Eval, Inputs, Output, TargetOf, app, resolved
 from initio.cli.output import write
 
 
@@ -47,7 +47,7 @@ def derive(
     from initio.api import derive as run
 
     with write(output) as sink:
-        found, given = _resolved(target, inputs, arg)
+        found, given = resolved(target, inputs, arg)
         derivation = run(found.build, given, what=what.value, train=not evaluate, title=target)
         if claim:
             derivation = replace(derivation, steps=tuple(derivation.check(text) for text in claim))

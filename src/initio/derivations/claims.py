@@ -37,11 +37,11 @@ SAMPLES = 40_000
 
 @dataclass
 class Judge:
-    """Judges claims on one model: `graph` with a small batch, `second` the engine's second moments of y_0 … y_L (None: unknown)."""
+    """Judges claims on one model: `graph` with a small batch, `moments` gives the engine's second moments of y_0 … y_L."""
 
     graph: FactorGraph
     reason: str
-    second: list[float]
+    moments: Callable[[], list[float]]
     seed: int = 0
 
     def __call__(self, claim: str) -> Step:
@@ -109,16 +109,16 @@ class Judge:
         match = re.fullmatch(r"(?:Var\s*\[\s*y_?\{?(\w+)\}?\s*\]|q_?\{?(\w+)\}?)", left)
         if match is None:
             raise unread(claim, f"{left!r} is neither Var[y_l] nor q_l")
-        index = match[1] or match[2]
+        index, second = match[1] or match[2], self.moments()
         maps = weights(self.graph)
         n = self.graph.record.values[maps[0].source].shape[-1] if maps else 0
-        wanted = range(1, len(self.second)) if not index.isdigit() else [int(index)]
+        wanted = range(1, len(second)) if not index.isdigit() else [int(index)]
         worst: tuple[float, int, float, float] = (-1.0, 0, 0.0, 0.0)
         for number in wanted:
-            if not 0 <= number < len(self.second) or not math.isfinite(self.second[number]):
-                raise unread(claim, f"the engine has no number for y_{number}; there are y_0 to y_{len(self.second) - 1}")
-            said = float(_scalar(claim, right, {"n": n, "l": number, "ℓ": number, index: number, "L": len(self.second) - 1}, self.second))
-            worst = max(worst, (abs(said - self.second[number]) / max(self.second[number], 1e-300), number, said, self.second[number]))
+            if not 0 <= number < len(second) or not math.isfinite(second[number]):
+                raise unread(claim, f"the engine has no number for y_{number}; there are y_0 to y_{len(second) - 1}")
+            said = float(_scalar(claim, right, {"n": n, "l": number, "ℓ": number, index: number, "L": len(second) - 1}, second))
+            worst = max(worst, (abs(said - second[number]) / max(second[number], 1e-300), number, said, second[number]))
         error, number, said, found = worst
         how = f"the engine's second moments of y_{wanted[0]} … y_{wanted[-1]} at n = {n}, worst at y_{number}"
         return Verification("verified" if error <= 1e-9 else "refuted", how, f"{said:.9g}", f"{found:.9g}", error, 1e-9)

@@ -79,7 +79,7 @@ def derive(record: Record, narrow: Callable[[], Record], second: Callable[[], Ma
         steps += gradient_steps(graph, found, start, cotangents(graph, engine), rows, why)
     order = {section: position for position, section in enumerate(SECTIONS)}
     steps.sort(key=lambda step: order[step.section])
-    judge = Judge(small, reason, [engine.get(v, math.nan) for v in points])
+    judge = Judge(small, reason, lambda: [second().get(v, math.nan) for v in points])
     return Derivation(title, tuple(steps), tuple(notes), judge)
 
 
