@@ -52,6 +52,9 @@ def _mixed(out: Moments | Unknown, x: Moments, y: Moments, spec: str) -> Moments
     if isinstance(out, Unknown) or len(y.law) != 1:
         return out
     mixed = x.extra.get("mixed")
+    behind = y.extra.get("mixed")
+    if mixed is None and behind is not None and behind.stage == "keys":  # dk_jᵀ = Σ_i q_iᵀ dS_ij
+        return replace(out, extra={**out.extra, "mixed": Mixed(behind.tokens, behind.amount * y.shape[-2] * x.total_second, "weights", y.shape[-1])})
     f = y.law[0].field
     if mixed is None:
         e, tokens = overlap_of(y)

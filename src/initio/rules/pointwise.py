@@ -17,7 +17,7 @@ from initio.rules.table import Result, context, rule
 
 __all__ = ["derivative"]
 
-MASKED = -1e4
+MASKED = -40.0
 """A known addend below this removes an entry from a softmax."""
 
 Operand = Moments | float | int
@@ -101,7 +101,7 @@ def _masked(x: Moments, mask: Moments) -> Moments | None:
     if values is None or values.dtype.kind not in "fiu":
         return None
     hidden = values < MASKED
-    if not hidden.any() or np.any(np.abs(values[~hidden]) > 0):
+    if not hidden.any() or np.any(np.abs(values[~hidden]) > 0) or max(abs(x.total_second), x.total_mean**2) > 0.01 * float(np.min(np.abs(values[hidden]))) ** 2:
         return None
     return with_mask(x, ~hidden)
 

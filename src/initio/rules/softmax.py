@@ -89,7 +89,7 @@ def _masked(x: Moments, allowed: Any, d: int) -> Result:
     flat = allowed.reshape((-1, allowed.shape[-2], allowed.shape[-1]))
     first = flat[0]
     if not bool(np.all(flat == first)):
-        return Unknown("a mask that differs from sample to sample")
+        return _masked_apart(x, allowed, d)
     counts = first.sum(axis=1)
     if (counts == 0).any():
         return Unknown("a mask that hides every entry of a row")
@@ -165,6 +165,69 @@ def _overlap_ends(s: float, n: int) -> tuple[float, float, float]:
     return slope0, left, max((slope1 - slope0) / left, 1.0) if left > 1e-9 else 2.0
 
 
+def _masked_apart(x: Moments, allowed: Any, d: int) -> Result:
+    """Masks that differ from sample to sample (padding, windows): one kind of rows and columns, averaged over the samples and over pairs of them."""
+    x = x.with_axis(d - 1).with_axis(d)
+    lead = [i for e in range(d - 1) for i in x.span(e)]
+    grid = allowed.reshape([x.axes[i].size for i in lead] + list(allowed.shape[-2:]))
+    varies = [n for n, i in enumerate(lead) if x.axes[i].size > 1 and not bool(np.all(grid == np.take(grid, [0], axis=n)))]
+    few = np.moveaxis(grid, varies, range(len(varies)))[(slice(None),) * len(varies) + (0,) * (len(lead) - len(varies))]
+    few = few.reshape((-1, *allowed.shape[-2:]))
+    counts = few.sum(axis=2)
+    if (counts == 0).any():
+        return Unknown("a mask that hides every entry of a row")
+    s, tq, tk = few.shape
+    for i in (x.span(d - 1)[0], x.span(d)[0]):
+        x = x.relabel(i, axis(x.axes[i].size))
+    q, k = x.span(d - 1)[0], x.span(d)[0]
+    weights = few / counts[:, :, None]
+    own, together = _agreements(weights, weights), _agreements(weights.mean(axis=0, keepdims=True), weights.mean(axis=0, keepdims=True))
+    apart = (together * s * s - own * s) / max(s * (s - 1), 1)
+    cov = _varying(x, k)
+    others = [a for j, a in enumerate(x.axes) if j != k]
+    logit = cov[tuple(a.diagonal for a in others)]
+    same_sample = np.ones([1] * len(x.axes), dtype=bool)
+    for n in varies:
+        shape = [1] * len(x.axes)
+        shape[lead[n]] = x.axes[lead[n]].P
+        same_sample = same_sample & x.axes[lead[n]].same.reshape(shape)
+    boost = np.expand_dims(np.exp(np.clip(cov, -50.0, 50.0)), k)
+    table = np.where(same_sample[..., None, None], own, apart)  # (row agrees, column agrees) last
+    rows = x.axes[q].same.astype(int)
+    shape = [1] * len(x.axes)
+    shape[q] = len(rows)
+    by_row = np.take_along_axis(np.broadcast_to(table, (*np.broadcast_shapes(table.shape[:-2], tuple(shape)), 2, 2)), rows.reshape((*shape, 1, 1)), axis=-2)[..., 0, :]
+    same, different = boost * by_row[..., 1], by_row[..., 0] - (boost - 1.0) * by_row[..., 1] / max(tk - 1, 1)
+    gram = np.concatenate([different, same], axis=k)
+    full = [a.P for a in x.axes]
+    gram = np.broadcast_to(gram, full).copy()
+    typical = _row_ratio(logit, counts.ravel())
+    diag = tuple(slice(None) if j == k else a.diagonal for j, a in enumerate(x.axes))
+    block = np.moveaxis(gram[diag], k, -1)
+    e2 = np.broadcast_to(np.moveaxis(np.expand_dims(typical, -1), -1, -1)[..., 0], block.shape[:-1]) * own[1, 1]
+    block[..., 1], block[..., 0] = e2, (1.0 / tk - e2) / max(tk - 1, 1)
+    gram[diag] = np.moveaxis(block, -1, k)
+    mean = np.full([a.K for a in x.axes], 1.0 / tk)
+    bit = fresh_source()
+    typical_count = round(float(1.0 / (1.0 / counts).mean()))
+    return Moments.gaussian(x.axes, x.dims, mean, gram, bit | x.sources, claim=worst(x.claim, "rule"), softmax=(np.moveaxis(logit, q if q < k else q - 1, -1), np.full(tq, max(typical_count, 1)))).without_ones()
+
+
+def _agreements(a: Array, b: Array) -> Array:
+    """Averages of a[i, j] b[i′, j′] over samples, (rows agree, columns agree) = (0|1, 0|1)."""
+    n, tq, tk = a.shape
+    both = float((a * b).sum())
+    row = float((a.sum(axis=2) * b.sum(axis=2)).sum())
+    column = float((a.sum(axis=1) * b.sum(axis=1)).sum())
+    every = float((a.sum(axis=(1, 2)) * b.sum(axis=(1, 2))).sum())
+    out = np.zeros((2, 2))
+    out[1, 1] = both / (n * tq * tk)
+    out[1, 0] = (row - both) / max(n * tq * tk * (tk - 1), 1)
+    out[0, 1] = (column - both) / max(n * tq * (tq - 1) * tk, 1)
+    out[0, 0] = (every - row - column + both) / max(n * tq * (tq - 1) * tk * (tk - 1), 1)
+    return out
+
+
 def _grouped(counts: Any) -> Any:
     """Groups of positions that see about equally many entries: all of them if few differ, else a geometric progression of counts."""
     if len(np.unique(counts)) <= 4:
@@ -191,7 +254,20 @@ def _pair_ratio(ratio: Array, mean_count: Array) -> Array:
     return np.maximum((1.0 - ratio / n) / (1.0 - 1.0 / n), 0.0)
 
 
+_STRUCTURES: dict[Any, dict[str, Array]] = {}
+
+
 def _structure(allowed: Any, counts: Any, ra: Axis, ca: Axis) -> dict[str, Array]:
+    """`_averages`, once for each mask: every layer of a model has the same."""
+    key = (allowed.shape, np.packbits(allowed).tobytes(), ra, ca)
+    if key not in _STRUCTURES:
+        if len(_STRUCTURES) >= 16:
+            _STRUCTURES.clear()
+        _STRUCTURES[key] = _averages(allowed, counts, ra, ca)
+    return _STRUCTURES[key]
+
+
+def _averages(allowed: Any, counts: Any, ra: Axis, ca: Axis) -> dict[str, Array]:
     """Averages over kinds of rows and columns of products of 1[allowed]/n."""
     b = allowed / counts[:, None]
     rl, cl = ra.label_array(), ca.label_array()

@@ -16,6 +16,9 @@ from initio.rules.table import context, rule
 
 __all__: list[str] = []
 
+LARGEST_MASK = 1 << 24
+"""Most entries of a mask that is copied to another shape."""
+
 
 @rule("aten.view", "aten._unsafe_view", "aten.reshape", "aten.flatten", "aten._reshape_alias", "aten.unflatten", "aten.squeeze", "aten.unsqueeze", "aten.view_as")
 def reshape(x: Moments, *_: Any, **__: Any) -> Moments:
@@ -31,7 +34,7 @@ def _mask_reshaped(x: Moments, shape: tuple[int, ...]) -> dict[str, Any]:
         allowed = extra["mask"]
         full = np.broadcast_to(allowed, x.shape) if allowed.ndim <= len(x.shape) else allowed
         ones = [n for n in full.shape if n != 1]
-        if ones == [n for n in shape if n != 1]:
+        if ones == [n for n in shape if n != 1] or full.size <= LARGEST_MASK:
             extra["mask"] = full.reshape(shape)
         else:
             extra.pop("mask")
