@@ -443,13 +443,15 @@ def _covers(x: Moments, y: Moments) -> bool:
 def _cross_of_sum(x: Moments, y: Moments, a: float, b: float) -> tuple[Cross, ...]:
     """Covariances of the sum with the fields that its terms were made of."""
     made: list[Cross] = []
-    for one, other, p, q in ((x, y, a, b), (y, x, b, a)):
-        covariances = one.field_covariances()
-        for c in (*covariances[:3], *(c for c in covariances[3:] if c.view.root)):
+    left, right = x.field_covariances(), y.field_covariances()
+    for rank in range(max(len(left), len(right))):  # the terms themselves first, then what they were made of
+        for mine, one, other, p, q in ((left, x, y, a, b), (right, y, x, b, a)):
+            if rank >= len(mine) or (rank >= 4 and not mine[rank].view.root):
+                continue
+            c = mine[rank]
             if any(c.id == m.id and c.view == m.view for m in made):
                 continue
-            probe = _field_of(one, c)
-            other_cov = _cov_with(other, c, probe)
+            other_cov = _cov_with(other, c, _field_of(one, c))
             if other_cov is not None:
                 made.append(Cross(c.id, c.view, p * c.cov + q * other_cov))
     return (*made[:6], *(c for c in made[6:] if c.view.root))

@@ -154,6 +154,9 @@ def _affine(y: Moments, w: Moments | None, b: Moments | None, dims: Sequence[int
             shape[d] = count
         p = replace(p, dims=tuple(shape))
         made = multiply(y, p) if which == "w" else add(y, p)
+        if isinstance(made, Unknown) and which == "w" and context().backward and not np.any(y.mean):
+            # a random gain enters the masks of a cotangent through w x̂ alone, and x̂ is symmetric: given w they are as likely as before
+            made = multiply(y, replace(p, sources=0, law=()))
         if isinstance(made, Unknown):
             return made
         y = made
