@@ -34,7 +34,7 @@ def _to_blocks(a: Axis) -> tuple[Array, Array]:
     return matrix, np.linalg.inv(matrix)
 
 
-_T = np.exp(np.linspace(-14.0, 14.0, 113))
+_T = np.exp(np.linspace(-34.0, 16.0, 201))
 """Points of the integrals over t, equally spaced in log t."""
 _STEP = math.log(_T[1] / _T[0])
 

@@ -13,7 +13,7 @@ from initio.core.axes import Array, Axis
 from initio.core.moments import Cross, Moments, Unknown, along, fresh_source, pair_values, worst
 from initio.core.pairs import refitted
 from initio.core.spectrum import self_normalised
-from initio.rules.scale_free import divided_by_own_scale, fan_in, scale_cancels, without_radial
+from initio.rules.scale_free import divided_by_own_scale, fan_in, orthogonal, scale_cancels, without_radial
 from initio.core.overlap import marked, overlap_of
 from initio.rules.table import Result, context, rule
 
@@ -238,10 +238,20 @@ def batch_norm_backward(grad: Moments, x: Moments, w: Moments | None, rm: Moment
         dx = g if isinstance(g, Unknown) else _project(g, inverse, product=product, summed=flat)
         if isinstance(dx, Moments):
             divided_by_own_scale(dx, inverse.extra["fan"], inverse.extra["through"])
-        return dx if mask[0] else None, t if isinstance(t, Unknown) else total(t, rest), total(summed, rest) if mask[2] else None
+            orthogonal(dx, xhat)
+        return dx if mask[0] else None, t if isinstance(t, Unknown) else _cancelled(total(t, rest)), _cancelled(total(summed, rest)) if mask[2] else None
     t = multiply(grad, xhat)
     dw = t if isinstance(t, Unknown) else total(t, rest)
     return dx if mask[0] else None, dw if mask[1] else None, total(grad, rest) if mask[2] else None
+
+
+def _cancelled(x: Moments) -> Moments:
+    """Second moments that cancelled to below zero by rounding or by a truncated term are zero."""
+    if np.all(x.second >= 0.0):
+        return x
+    gram = x.gram.copy()
+    gram[tuple(a.diagonal for a in x.axes)] = np.maximum(x.second, 0.0)
+    return Moments.gaussian(x.axes, x.dims, x.mean, gram, x.sources, odd=x.odd, claim=x.claim)
 
 
 def _project(grad: Moments, inverse: Moments, centre: bool = True, product: Moments | None = None, summed: Moments | None = None) -> Moments | Unknown:

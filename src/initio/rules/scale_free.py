@@ -17,7 +17,7 @@ from initio.core.moments import Factor, Moments, Unknown, pair_values
 from initio.core.scalar import IDENTITY
 from initio.rules.table import context
 
-__all__ = ["divided_by_own_scale", "fan_in", "gains", "radial", "remember_fan", "scale_cancels", "without_radial"]
+__all__ = ["divided_by_own_scale", "fan_in", "gains", "orthogonal", "radial", "remember_fan", "scale_cancels", "summed", "without_radial"]
 
 SMALL = 0.02
 """Share of the radial part below which it is left alone."""
@@ -77,6 +77,23 @@ def radial(dx: Moments, grad: Moments, x: Moments, channels: float, taps: float)
     share = (taps + 2.0) / (channels * taps + 2.0)
     if _noted(grad) is not None and share > SMALL and len(dx.law) == 1:
         _memory("radial")[dx.law[0].field.id] = (x, share)
+
+
+def orthogonal(dx: Moments, xhat: Moments) -> None:
+    """Note that dx, the cotangent behind a norm, has no part along the normalised x̂ of its channel."""
+    if len(dx.law) == 1 and xhat.law and xhat.law[0].fn.linear is None:
+        _memory("radial")[dx.law[0].field.id] = (xhat, 1.0)
+
+
+def summed(grad: Moments) -> Moments:
+    """grad = h φ, right in its sums over samples and positions where h is noted to have no part along an x."""
+    noted = [(f, _memory("radial")[f.field.id]) for f in grad.law if f.field.id in _memory("radial")]
+    rest = [f for f in grad.law if f.field.id not in _memory("radial")]
+    if len(noted) != 1 or len(rest) != 1 or noted[0][0].fn is not IDENTITY or noted[0][1][0].shape != grad.shape:
+        return grad
+    h, (x, share) = noted[0]
+    phi = _factor(grad, rest[0])
+    return _entries(_less(grad, h, grad, phi, x, share), grad, h, phi, x, share)
 
 
 def without_radial(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Moments]:
