@@ -2,8 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from planted import Wrapped, fault, near
 from torch import nn
+
+from checks.planted import Wrapped, fault, near
 
 
 @fault("BAT101", "3x4x8")

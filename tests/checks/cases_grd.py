@@ -2,8 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from planted import Wrapped, fault, near
 from torch import nn
+
+from checks.planted import Wrapped, fault, near
 
 
 class Two(nn.Module):
@@ -91,7 +92,7 @@ class UnderNoGrad(Two):
 @fault("GRD102", "4x16")
 class Discarded(Two):
     def forward(self, x):
-        self.first(x)
+        self.first(torch.tanh(x))
         return self.second(x)
 
 
@@ -171,7 +172,7 @@ def nested_scale():
 class ScoresTimesZero(Two):
     def forward(self, x):
         weights = torch.softmax(self.second(x) * 0.0, dim=1)
-        return (weights[..., :1] * self.first(x)).sum(dim=1)
+        return (weights[..., :1] * self.first(torch.tanh(x))).sum(dim=1)
 
 
 @near("GRD103", "4x16")
@@ -207,3 +208,24 @@ class LayerScale(Two):
 
     def forward(self, x):
         return self.second(x + self.gamma * torch.tanh(self.first(x)))
+
+
+@near("GRD102", "4x16")
+class UnusedResultOfABackbone(nn.Module):
+    """A backbone that also returns a pooled tensor, which this head does not need."""
+
+    class Backbone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encode, self.pool = nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, x):
+            x = torch.tanh(self.encode(x))
+            return x, torch.tanh(self.pool(x))
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = self.Backbone(), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.backbone(x)[0])

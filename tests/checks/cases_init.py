@@ -4,8 +4,9 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from planted import Wrapped, fault, near
 from torch import nn
+
+from checks.planted import Wrapped, fault, near
 
 
 def constant(layer, value):

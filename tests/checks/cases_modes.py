@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from planted import Wrapped, fault, near
 from torch import nn
 from torch.nn import GELU
+
+from checks.planted import Wrapped, fault, near
 
 
 class Two(nn.Module):

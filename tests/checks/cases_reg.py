@@ -2,8 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from planted import Wrapped, fault, near
 from torch import nn
+
+from checks.planted import Wrapped, fault, near
 
 
 class Base(nn.Module):
@@ -272,7 +273,7 @@ class LoopThroughSetattr(nn.Module):
     def __init__(self):
         super().__init__()
         for _ in range(4):
-            setattr(self, "layer", nn.Sequential(nn.Linear(16, 16), nn.Tanh()))  # noqa: B010
+            setattr(self, "layer", nn.Sequential(nn.Linear(16, 16), nn.Tanh()))
 
     def forward(self, x):
         return self.layer(x)

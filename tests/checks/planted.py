@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-FAULTS: list["Case"] = []
-NEAR_MISSES: list["Case"] = []
+FAULTS: dict[str, "Case"] = {}
+NEAR_MISSES: dict[str, "Case"] = {}
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ def fault(code: str, inputs: Any, loss: Any = None):
     """The decorated model has exactly this fault."""
 
     def add(factory):
-        FAULTS.append(Case(code, factory, inputs, loss))
+        case = Case(code, factory, inputs, loss)
+        FAULTS[str(case)] = case
         return factory
 
     return add
@@ -35,7 +36,8 @@ def near(code: str, inputs: Any, loss: Any = None):
     """The decorated model resembles this fault; no check may say anything."""
 
     def add(factory):
-        NEAR_MISSES.append(Case(code, factory, inputs, loss))
+        case = Case(code, factory, inputs, loss)
+        NEAR_MISSES[str(case)] = case
         return factory
 
     return add

@@ -18,9 +18,9 @@ def batch_mixing(context: Context) -> Iterator[Found]:
     """What the model returns for one sample depends on the others in its batch.
 
     ## What it does
-    Follows, through the record of evaluation mode, which samples each entry depends on: a `view` where a `permute` was meant, a softmax over the
-    batch, an RNN or attention that takes the batch for time. Batch norm in training is not this, nor is a loss over the batch, a matrix of
-    similarities between samples, or a loop over the samples.
+    Follows, through the record of evaluation mode, which samples each entry depends on: a `view` where a `permute` was meant, a softmax
+    over the batch, an RNN or attention that takes the batch for time. Batch norm in training is not this, nor is a loss over the batch, a
+    matrix of similarities between samples, or a loop over the samples.
 
     ## Why is this bad
     A prediction changes with what else is in the batch. Training hides it: the loss falls, and evaluation with another batch size or
@@ -83,7 +83,7 @@ def batch_mixing(context: Context) -> Iterator[Found]:
         module=node.module,
         source=node.source or context.made(node.module),
         evidence={"batch": n, "operation": name(node)},
-        remedy="Keep the batch in its own dimension: permute or transpose in place of view, batch_first=True, softmax over the last dimension.",
+        remedy="Keep the batch in its own dimension: permute in place of view, batch_first=True, softmax over the last dimension.",
         entity=name(node),
     )
 

@@ -11,7 +11,8 @@ __all__ = ["DROPOUT", "VIEWS", "behind", "name", "origin", "reached", "same_line
 
 VIEWS = frozenset(
     {
-        "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "clone", "alias", "slice", "select",
+        "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "clone", "alias", "slice",
+        "select",
         "_to_copy", "contiguous", "flatten", "unflatten", "view_of", "_reshape_alias", "lift_fresh", "narrow", "movedim", "unbind", "split",
         "split_with_sizes", "unsafe_split", "chunk", "detach", "squeeze_", "unsqueeze_", "to", "as_strided",
     }
@@ -69,5 +70,3 @@ def same_line(one: Source | None, other: Source | None) -> bool:
 def text_of(source: Source | None) -> str:
     """The line's text."""
     return "" if source is None else source.text
-
-

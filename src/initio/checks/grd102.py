@@ -8,7 +8,9 @@ from initio.checks.framework import Context, Found, check
 from initio.checks.graph import name, reached
 from initio.core.record import Node, Parameter
 
-DISCRETE = frozenset({"argmax", "argmin", "sign", "round", "floor", "ceil", "trunc", "bucketize", "one_hot", "_to_copy", "gt", "lt", "ge", "le"})
+DISCRETE = frozenset(
+    {"argmax", "argmin", "sign", "round", "floor", "ceil", "trunc", "bucketize", "one_hot", "_to_copy", "gt", "lt", "ge", "le"}
+)
 """Operations whose output does not change with small changes of the input, or is no floating number."""
 
 
@@ -17,8 +19,8 @@ def no_gradient_path(context: Context) -> Iterator[Found]:
     """A layer computes, and no gradient can come back to its weights.
 
     ## What it does
-    Follows every trainable weight without a gradient forward through the record, and names the operation that cuts: the result is
-    discarded, detached, computed under `no_grad`, or passes an argmax or a rounding. Frozen weights are not
+    Follows every trainable weight without a gradient forward through the record, and names the operation that cuts: the only result is
+    discarded, or it is detached, computed under `no_grad`, or passes an argmax or a rounding. Frozen weights are not
     reported, nor is a tensor that is detached beside a way that carries the gradient (a stop-gradient, a straight-through estimator), nor
     an output that the loss does not read.
 
@@ -63,7 +65,9 @@ def no_gradient_path(context: Context) -> Iterator[Found]:
     * [torch.Tensor.detach](https://pytorch.org/docs/stable/generated/torch.Tensor.detach.html)
     """
     record = context.record
-    results = {output.value for output in record.outputs} | ({record.loss} if record.loss is not None else set())
+    results = {output.value for output in record.outputs}
+    if record.loss is not None:
+        results.add(record.loss)
     ends: dict[tuple[str, int], list[tuple[Parameter, Node, str]]] = {}
     for parameter in record.parameters:
         if not parameter.trainable or parameter.gradient is not None or not context.consumers.get(parameter.value):
@@ -118,7 +122,8 @@ def _cut(context: Context, parameter: Parameter, results: set[int]) -> tuple[Nod
                 return node, "discrete"
             return node, "no_grad"
     if everywhere.isdisjoint(results) and nodes:
-        return nodes[-1], "discarded"
+        offered = any(len(call.outputs) > 1 and call.parent >= 0 and not everywhere.isdisjoint(call.outputs) for call in record.calls)
+        return None if offered else (nodes[-1], "discarded")  # one of several results of a part that serves other models too
     return None
 
 

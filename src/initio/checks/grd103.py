@@ -39,7 +39,7 @@ def zero_gradient_parameter(context: Context) -> Iterator[Found]:
             self.strength = 0.0
 
         def forward(self, x):
-            return self.main(x) + self.strength * self.side(x)
+            return self.main(x) + self.strength * self.side(x.tanh())
     ```
 
     ## Use instead
@@ -56,7 +56,7 @@ def zero_gradient_parameter(context: Context) -> Iterator[Found]:
             self.strength = 0.1
 
         def forward(self, x):
-            return self.main(x) + self.strength * self.side(x)
+            return self.main(x) + self.strength * self.side(x.tanh())
     ```
 
     ## References

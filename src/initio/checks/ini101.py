@@ -12,7 +12,8 @@ from initio.core.record import Node, Parameter
 
 SYMMETRIC = frozenset(
     {
-        "relu", "tanh", "sigmoid", "gelu", "silu", "elu", "leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "softplus", "mul", "div", "view",
+        "relu", "tanh", "sigmoid", "gelu", "silu", "elu", "leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "softplus", "mul", "div",
+        "view",
         "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "clone", "native_batch_norm", "alias",
         "max_pool2d_with_indices", "avg_pool2d", "mean", "_adaptive_avg_pool2d", "_to_copy", "bernoulli", "detach", "add", "mish", "selu",
         "log_sigmoid_forward", "hardshrink", "native_dropout", "abs", "exp", "clamp", "clamp_min", "pow", "sin", "cos", "cudnn_batch_norm",
@@ -26,8 +27,8 @@ def symmetric_or_zero_init(context: Context) -> Iterator[Found]:
     """Stacked layers start with constant weights: their units are equal and stay equal.
 
     ## What it does
-    Finds trainable matrices and kernels whose entries are one number, whose output goes, through operations that treat every unit alike, into
-    another such layer. A single constant layer is not reported (a zero-initialised head, the last layer of a residual branch,
+    Finds trainable matrices and kernels whose entries are one number, whose output goes, through operations that treat every unit alike,
+    into another such layer. A single constant layer is not reported (a zero-initialised head, the last layer of a residual branch,
     the second matrix of LoRA), nor are scales and biases, nor depthwise and pooling kernels.
 
     ## Why is this bad

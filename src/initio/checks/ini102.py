@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from initio.checks.framework import Context, Found, check
@@ -98,7 +99,7 @@ def _related(context: Context, tops: tuple[str, ...]) -> bool:
     """Whether the first calls of the copies share an input, or one feeds the next."""
     calls = [next((call for call in context.record.calls if call.module == top), None) for top in tops]
     ran = [call for call in calls if call is not None]
-    for one, two in zip(ran, ran[1:], strict=False):
+    for one, two in itertools.pairwise(ran):
         if set(one.inputs) & set(two.inputs):
             return True
         if reached(context.record, one.outputs, lambda node: name(node) == "detach").intersection(two.inputs):

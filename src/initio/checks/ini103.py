@@ -15,8 +15,8 @@ def initial_loss_off(context: Context) -> Iterator[Found]:
     """The predicted loss at the start is well above that of a uniform guess.
 
     ## What it does
-    Compares the predicted cross entropy with ln C, the loss of equal scores for C classes. Scores with standard deviation s raise it by about
-    s²/2. Reported from 1.5 ln C and one nat above it.
+    Compares the predicted cross entropy with ln C, the loss of equal scores for C classes. Scores with standard deviation s raise it by
+    about s²/2. Reported from 1.5 ln C and one nat above it.
 
     ## Why is this bad
     The first steps of training only shrink the scores. With large scores the softmax is a hard choice: gradients are large for few classes
@@ -76,7 +76,7 @@ def initial_loss_off(context: Context) -> Iterator[Found]:
             made = context.producers.get(node.inputs[0])
             module = made.module if made is not None else node.module
             yield Found(
-                message=f"the loss starts at {loss:.3g}; equal scores for {classes} classes give {ideal:.3g}. The scores have std {scores.std:.3g}.",
+                message=f"the loss starts at {loss:.3g}, equal scores give {ideal:.3g}. The scores have std {scores.std:.3g}.",
                 module=module,
                 source=_line(context, module, made) or node.source,
                 evidence={"loss": loss, "ideal": ideal, "std": scores.std, "classes": classes},

@@ -19,8 +19,8 @@ def loss_input_mismatch(context: Context) -> Iterator[Found]:
     """A loss receives scores, probabilities or shapes that it is not made for.
 
     ## What it does
-    Looks at what enters each loss: `nll_loss` expects log-probabilities, `binary_cross_entropy` probabilities; cross entropy over one class is
-    always 0; and an output of shape (N, 1) beside a target of shape (N,) becomes (N, N).
+    Looks at what enters each loss: `nll_loss` expects log-probabilities, `binary_cross_entropy` probabilities; cross entropy over one
+    class is always 0; and an output of shape (N, 1) beside a target of shape (N,) becomes (N, N).
 
     ## Why is this bad
     None of these raises, except binary cross entropy when a score leaves [0, 1]. NLL on probabilities or scores has no minimum that makes

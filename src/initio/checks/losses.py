@@ -8,6 +8,8 @@ from initio.checks.framework import Context
 from initio.checks.graph import VIEWS, name, origin
 from initio.core.record import Node
 
+SEEN_THROUGH = VIEWS | {"clamp", "clamp_min", "clamp_max", "native_dropout"}
+
 __all__ = ["FORMS", "SQUASHES", "entering", "losses", "place"]
 
 SQUASHES = {
@@ -18,7 +20,8 @@ SQUASHES = {
     "log_sigmoid_forward": "logsigmoid",
 }
 FORMS = {
-    "nll_loss_forward": "nll_loss", "nll_loss2d_forward": "nll_loss", "binary_cross_entropy": "binary_cross_entropy", "nll_loss_nd": "nll_loss",
+    "nll_loss_forward": "nll_loss", "nll_loss2d_forward": "nll_loss", "binary_cross_entropy": "binary_cross_entropy",
+    "nll_loss_nd": "nll_loss",
     "binary_cross_entropy_with_logits": "binary_cross_entropy_with_logits", "mse_loss": "mse_loss", "smooth_l1_loss": "smooth_l1_loss",
     "huber_loss": "huber_loss", "cross_entropy_loss": "cross_entropy",
 }  # fmt: skip
@@ -32,9 +35,7 @@ def losses(context: Context, *names: str) -> Iterator[Node]:
             yield node
 
 
-def entering(
-    context: Context, value: int, through: frozenset[str] = VIEWS | {"clamp", "clamp_min", "clamp_max", "native_dropout"}
-) -> Node | None:
+def entering(context: Context, value: int, through: frozenset[str] = SEEN_THROUGH) -> Node | None:
     """The node that made what a loss reads, seen through views and clamps; None for an input."""
     return origin(context, value, through)[1]
 

@@ -20,8 +20,8 @@ def eval_nondeterminism(context: Context) -> Iterator[Found]:
 
     ## What it does
     Records the forward pass in evaluation mode and looks for dropout that still draws: `F.dropout(x)` without `training=`, a
-    `dropout_p` of `scaled_dot_product_attention` that does not follow the mode, a Bernoulli mask. Noise that is no mask (sampling of a latent
-    variable, a diffusion step) is not reported, nor a line that says `training=True`.
+    `dropout_p` of `scaled_dot_product_attention` that does not follow the mode, a Bernoulli mask. Noise that is no mask (sampling of a
+    latent variable, a diffusion step) is not reported, nor a line that says `training=True`.
 
     ## Why is this bad
     Predictions change from call to call, and are those of a damaged network: metrics are worse than the model is.
@@ -98,5 +98,3 @@ def _mask(node: Node) -> bool:
 def _rate(node: Node) -> float:
     kept = next((a for a in node.args if isinstance(a, float)), 0.5)
     return 1 - kept if name(node) == "bernoulli" else kept
-
-

@@ -12,12 +12,15 @@ from initio.core.finding import Fix
 from initio.core.record import Source
 
 FUNCTIONS = {
-    "ReLU": "relu", "ReLU6": "relu6", "LeakyReLU": "leaky_relu", "PReLU": "", "RReLU": "rrelu", "ELU": "elu", "SELU": "selu", "CELU": "celu",
+    "ReLU": "relu", "ReLU6": "relu6", "LeakyReLU": "leaky_relu", "PReLU": "", "RReLU": "rrelu", "ELU": "elu", "SELU": "selu",
+    "CELU": "celu",
     "GELU": "gelu", "SiLU": "silu", "Mish": "mish", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softplus": "softplus", "Softsign": "softsign",
     "Tanhshrink": "tanhshrink", "Hardtanh": "hardtanh", "Hardswish": "hardswish", "Hardsigmoid": "hardsigmoid", "LogSigmoid": "logsigmoid",
-    "GLU": "glu", "Softmax": "softmax", "LogSoftmax": "log_softmax", "Dropout": "dropout", "Dropout1d": "dropout1d", "Dropout2d": "dropout2d",
+    "GLU": "glu", "Softmax": "softmax", "LogSoftmax": "log_softmax", "Dropout": "dropout", "Dropout1d": "dropout1d",
+    "Dropout2d": "dropout2d",
     "Dropout3d": "dropout3d", "MaxPool1d": "max_pool1d", "MaxPool2d": "max_pool2d", "AvgPool1d": "avg_pool1d", "AvgPool2d": "avg_pool2d",
-    "AdaptiveAvgPool2d": "adaptive_avg_pool2d", "Flatten": "", "Upsample": "interpolate", "LayerNorm": "", "BatchNorm1d": "", "BatchNorm2d": "",
+    "AdaptiveAvgPool2d": "adaptive_avg_pool2d", "Flatten": "", "Upsample": "interpolate", "LayerNorm": "",
+    "BatchNorm1d": "", "BatchNorm2d": "",
     "Linear": "", "Conv2d": "", "Identity": "", "CrossEntropyLoss": "cross_entropy", "MSELoss": "mse_loss",
 }  # fmt: skip
 """Classes of torch.nn that take numbers, and the function that takes a tensor ("": none under a like name)."""

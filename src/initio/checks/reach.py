@@ -6,12 +6,13 @@ entries that are −∞ (`sort` "neg", before a softmax) or exactly 0 ("zero"): 
 dependences; what lies between them is not distinguished. A value without a `Reach` although it depends on the input is unknown, and
 nothing is claimed of what is computed from it.
 """
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,14 +87,15 @@ def union(reach: Reach, axes: Sequence[int], keep: bool = True) -> Reach:
     return Reach(here.lo.min(axis=axes, keepdims=keep), here.hi.max(axis=axes, keepdims=keep))
 
 
+R = TypeVar("R", bound=Callable[..., Any])
 Rule = Callable[["Tracer", Node], "Reach | Sequence[Reach | None] | None"]
 RULES: dict[str, Rule] = {}
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[R], R]:
     """Register a rule for operations without namespace, overload and trailing underscore."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: R) -> R:
         RULES.update(dict.fromkeys(names, function))
         return function
 
@@ -139,7 +141,7 @@ class Tracer:
 
     def shape(self, argument: Any) -> tuple[int, ...]:
         """The shape of a tensor argument."""
-        return self.record.values[argument.value].shape
+        return tuple(self.record.values[argument.value].shape)
 
     def state(self, argument: Any) -> Reach:
         """The reach of an argument; constants carry the mark where they are 0 or −∞."""

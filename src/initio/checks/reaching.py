@@ -1,4 +1,6 @@
 """The rules of `initio.checks.reach`, by operation."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# pyright: reportGeneralTypeIssues=false, reportOptionalOperand=false, reportOperatorIssue=false
 
 from __future__ import annotations
 
@@ -14,14 +16,22 @@ from initio.core.record import Node, Ref
 __all__ = ["RULES"]
 
 UNARY = (
-    "relu gelu silu mish tanh sigmoid elu leaky_relu hardtanh hardswish hardsigmoid softplus sqrt rsqrt square abs neg log log1p sin cos erf "
-    "reciprocal clamp clamp_min clamp_max pow sign logical_not bitwise_not round floor ceil log_sigmoid_forward selu celu exp2 trunc isnan isinf "
-    "threshold hardshrink softshrink native_dropout nan_to_num"
-).split()
-BINARY = "sub maximum minimum eq ne lt gt le ge logical_and logical_or bitwise_and bitwise_or fmod remainder atan2 rsub lerp addcmul addcdiv".split()
+    "relu", "gelu", "silu", "mish", "tanh", "sigmoid", "elu", "leaky_relu", "hardtanh",
+    "hardswish", "hardsigmoid", "softplus", "sqrt", "rsqrt", "square", "abs", "neg", "log",
+    "log1p", "sin", "cos", "erf", "reciprocal", "clamp", "clamp_min", "clamp_max", "pow",
+    "sign", "logical_not", "bitwise_not", "round", "floor", "ceil", "log_sigmoid_forward", "selu", "celu",
+    "exp2", "trunc", "isnan", "isinf", "threshold", "hardshrink", "softshrink", "native_dropout", "nan_to_num",
+)  # fmt: skip
+BINARY = (
+    "sub", "maximum", "minimum", "eq", "ne", "lt", "gt", "le", "ge",
+    "logical_and", "logical_or", "bitwise_and", "bitwise_or", "fmod", "remainder", "atan2", "rsub", "lerp",
+    "addcmul", "addcdiv",
+)  # fmt: skip
 REDUCTIONS = (
-    "sum mean amax amin max min var std prod argmax argmin any all logsumexp linalg_vector_norm norm nansum median count_nonzero var_mean"
-).split()
+    "sum", "mean", "amax", "amin", "max", "min", "var", "std", "prod",
+    "argmax", "argmin", "any", "all", "logsumexp", "linalg_vector_norm", "norm", "nansum", "median",
+    "count_nonzero", "var_mean",
+)  # fmt: skip
 
 
 @rule("add", "mul", "div", *UNARY, *BINARY)
@@ -66,7 +76,7 @@ def same(t: Tracer, node: Node) -> Reach:
 
 @rule("exp")
 def exp(t: Tracer, node: Node) -> Reach:
-    """exp(−∞) = 0."""
+    """An entry that was −∞ becomes exactly 0."""
     here = t.state(node.args[0])
     return Reach(here.lo, here.hi, here.closed, "zero") if here.sort == "neg" else Reach(here.lo, here.hi)
 

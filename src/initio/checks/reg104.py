@@ -70,7 +70,9 @@ def module_created_in_forward(context: Context) -> Iterator[Found]:
             continue
         inside = nodes.get(call.id, [])
         trained = {v: record.values[v] for node in inside for v in node.inputs if _leaf(context, v) and v not in owned}
-        masks = [node for node in inside if node.function in DROPOUT and name(node) == "bernoulli"]
+        masks = any(_masks(node) for node in inside) and any(
+            _masks(node) and "~" in node.module for node in (context.evaluation.nodes if context.evaluation is not None else ())
+        )
         weights = sum(math.prod(value.shape) for value in trained.values())
         if not trained and not masks:
             continue
@@ -93,6 +95,10 @@ def module_created_in_forward(context: Context) -> Iterator[Found]:
         )
 
 
+def _masks(node: Node) -> bool:
+    return node.function in DROPOUT and name(node) == "bernoulli"
+
+
 def _leaf(context: Context, value: int) -> bool:
     """Whether a floating value of the step, on which the model's input has no influence, requires a gradient or was drawn at random."""
     here = context.record.values[value]
@@ -100,4 +106,6 @@ def _leaf(context: Context, value: int) -> bool:
         return False
     node = context.producers.get(value)
     drawn = node is not None and name(node) in ("uniform", "normal", "fill", "zero", "randn", "rand")
-    return here.requires_grad and not here.shape == () and (node is None or drawn) or (drawn and node is not None and "~" not in node.module)
+    if drawn and node is not None and "~" not in node.module:
+        return True
+    return here.requires_grad and here.shape != () and (node is None or drawn)

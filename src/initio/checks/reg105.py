@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from initio.checks.framework import Context, Found, check
@@ -92,7 +93,7 @@ def _places(module: ModuleNode) -> list[str]:
         container, _, last = path.rpartition(".")
         if last.isdigit():
             groups.setdefault(container, []).append(path)
-    return max(groups.values(), key=len, default=[])
+    return max(groups.values(), key=len, default=list[str]())
 
 
 def _chained(context: Context, path: str) -> bool:
@@ -100,7 +101,7 @@ def _chained(context: Context, path: str) -> bool:
     calls = [call for call in context.record.calls if call.module == path]
     if len(calls) < 2:
         return False
-    for one, two in zip(calls, calls[1:], strict=False):
+    for one, two in itertools.pairwise(calls):
         shared = set(one.inputs) & set(two.inputs)
         fed = reached(context.record, one.outputs, lambda node: name(node) == "detach").intersection(two.inputs)
         if not shared and not fed:

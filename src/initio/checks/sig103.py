@@ -14,7 +14,8 @@ from initio.core.record import Node
 INFINITY = math.inf
 FLAT: dict[str, tuple[float, float]] = {
     "sigmoid": (-4.36, 4.36), "tanh": (-2.18, 2.18), "hardsigmoid": (-3.0, 3.0), "hardtanh": (-1.0, 1.0), "relu": (0.0, INFINITY),
-    "gelu": (-2.6, INFINITY), "silu": (-5.0, INFINITY), "hardswish": (-3.0, INFINITY), "elu": (-3.0, INFINITY), "softplus": (-3.0, INFINITY),
+    "gelu": (-2.6, INFINITY), "silu": (-5.0, INFINITY), "hardswish": (-3.0, INFINITY),
+    "elu": (-3.0, INFINITY), "softplus": (-3.0, INFINITY),
 }  # fmt: skip
 """Activation → the interval where its slope is more than a twentieth of its steepest."""
 
