@@ -43,8 +43,9 @@ EXPECTATION = [
     (D, nn.Sequential(nn.Linear(32, 16), nn.Linear(16, 8))),
 ]  # fmt: skip
 DIFFERENT = [
-    (D, nn.Sigmoid()), (D, nn.Tanh()), (P, nn.GELU()), (D, nn.GELU("tanh")), (D, nn.SiLU()), (D, nn.ELU()), (P, nn.Softplus()), (D, nn.Mish()),
-    (D, nn.Hardswish()), (D, nn.ReLU6()), (D, nn.Softsign()), (D, slope_with_cut), (nn.LeakyReLU(0.1), nn.Tanh()), (nn.ReLU(), nn.Softplus()),
+    (D, nn.Sigmoid()), (D, nn.Tanh()), (P, nn.GELU()), (D, nn.GELU("tanh")), (D, nn.SiLU()), (D, nn.ELU()), (P, nn.Softplus()),
+    (D, nn.Mish()), (D, nn.Hardswish()), (D, nn.ReLU6()), (D, nn.Softsign()), (D, slope_with_cut), (nn.LeakyReLU(0.1), nn.Tanh()),
+    (nn.ReLU(), nn.Softplus()),
     (nn.Linear(16, 16), nn.ReLU()), (nn.AvgPool2d(2), nn.ReLU()), (nn.AvgPool2d(2), nn.GELU()), (nn.Conv2d(2, 3, 3), nn.LeakyReLU(0.2)),
     (nn.Linear(16, 16, bias=True), torch.neg), (nn.Conv2d(4, 4, 3, padding=1), nn.AvgPool2d(3, stride=1, padding=1)),
 ]  # fmt: skip

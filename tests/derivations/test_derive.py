@@ -12,7 +12,7 @@ from initio.derivations.derivation import Derivation
 from initio.derivations.folding import fold
 from initio.derivations.graph import FactorGraph
 from initio.derivations.jacobian import Numbers, difference, expression
-from initio.derivations.signal import L, N, Q, Q0, solve
+from initio.derivations.signal import Q0, L, N, Q, solve
 
 WIDTH, DEPTH = 24, 6
 
@@ -58,7 +58,8 @@ class Split(nn.Module):
     def __init__(self):
         super().__init__()
         self.paths = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(256, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 256, 1)) for _ in range(32)
+            nn.Sequential(nn.Conv2d(256, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 256, 1))
+            for _ in range(32)
         )
 
     def forward(self, x):
@@ -147,10 +148,10 @@ def test_solve_grows_by_equal_steps():
 
 
 def test_formulas_of_the_residual_network(residual):
-    S, A, I = (lambda k: matrix(f"S_{k}")), (lambda k: matrix(f"A_{k}")), matrix("I")
+    S, A, eye = (lambda k: matrix(f"S_{k}")), (lambda k: matrix(f"A_{k}")), matrix("I")
     first, middle, last = residual["Layer by layer"].formulas
     assert sp.simplify(first.rhs - S(1) * A(1)) == 0
-    assert sp.simplify(middle.rhs - (matrix("S_{ℓ}") * matrix("A_{ℓ}") + I)) == 0
+    assert sp.simplify(middle.rhs - (matrix("S_{ℓ}") * matrix("A_{ℓ}") + eye)) == 0
     assert sp.simplify(last.rhs - A(5)) == 0
     graph = graph_of(Residual, "3x12")
     chain = graph.spine(graph.roots[0])
@@ -158,7 +159,7 @@ def test_formulas_of_the_residual_network(residual):
     start = chain[2]
     J = sp.Mul(*(expression(graph.segment(v)) for v in reversed(chain[2:-1])))
     assert start in graph.out_edges
-    assert sp.expand(J - A(5) * (S(4) * A(4) + I) * (S(3) * A(3) + I) * (S(2) * A(2) + I)) == 0
+    assert sp.expand(J - A(5) * (S(4) * A(4) + eye) * (S(3) * A(3) + eye) * (S(2) * A(2) + eye)) == 0
     total = residual["The product"].formulas[0].rhs
     product = next(iter(total.atoms(sp.Product)))
     assert (product.limits[0][1], product.limits[0][2]) == (2, 4)
@@ -252,7 +253,20 @@ def test_moment_claims(linear):
     assert linear.check("q_2 = (q_1 + 1/n)/3").verified
 
 
-@pytest.mark.parametrize("claim", ["dy/dx", "dy/dx = S_1 A_1 +", "dy/dx = Z_9", "dz/dx = A", "dy_1/dy_2 = I", "dy_99/dx = I", "Var[y_77] = 1", "dy/dx = __import__('os')", "E[nothing(z)] = 0"])
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "dy/dx",
+        "dy/dx = S_1 A_1 +",
+        "dy/dx = Z_9",
+        "dz/dx = A",
+        "dy_1/dy_2 = I",
+        "dy_99/dx = I",
+        "Var[y_77] = 1",
+        "dy/dx = __import__('os')",
+        "E[nothing(z)] = 0",
+    ],
+)
 def test_claims_that_cannot_be_read(linear, claim):
     with pytest.raises(InitioError):
         linear.check(claim)
@@ -328,7 +342,9 @@ def test_a_wrong_factor_is_refuted(monkeypatch):
 
 
 def test_repeated_layers_are_folded():
-    encoder = initio.derive(lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.0), 8), "2x4x16", what="jacobian")
+    encoder = initio.derive(
+        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.0), 8), "2x4x16", what="jacobian"
+    )
     step = encoder["Layer by layer"]
     assert len(step.formulas) <= 6
     assert "ℓ = 0, …, 6" in step.text
@@ -347,15 +363,15 @@ def test_zeros_at_initialisation_are_said():
     assert "starts with layers.4.weight at zero" in step.text
 
 
-@pytest.mark.parametrize("format", ["text", "markdown", "latex", "html"])
-def test_formats(residual, format):
-    page = residual.render(format)
+@pytest.mark.parametrize("kind", ["text", "markdown", "latex", "html"])
+def test_formats(residual, kind):
+    page = residual.render(kind)
     assert "nan" not in page
-    if format == "html":
+    if kind == "html":
         assert page.count("<math") == sum(len(step.formulas) for step in residual)
         assert "http" not in page
         assert "<script" not in page
-    if format == "latex":
+    if kind == "latex":
         assert page.count("{") == page.count("}")
 
 

@@ -60,10 +60,10 @@ def derive(model_or_factory: Any, inputs: Any, *, what: str | Sequence[str] = "a
     name = title or getattr(model_or_factory, "__qualname__", type(model_or_factory).__name__)
     record = _recorded(model_or_factory, inputs, train, name)
 
-    def narrow() -> Any:
+    def narrow(batch: int) -> Any:
         args, kwargs = normalise(inputs)
-        named = {key: _cut(item) for key, item in kwargs.items()}
-        cut = [*(_cut(item) for item in args), *named.values()] if args else named  # specs carry their names
+        named = {key: _cut(item, batch) for key, item in kwargs.items()}
+        cut = [*(_cut(item, batch) for item in args), *named.values()] if args else named  # specs carry their names
         return _recorded(model_or_factory, cut, train, name, backward=False)
 
     @functools.cache
@@ -83,9 +83,9 @@ def _recorded(model_or_factory: Any, inputs: Any, train: bool, name: str, *, bac
     return record
 
 
-def _cut(item: Any) -> Any:
-    if not isinstance(item, InputSpec) or not item.shape or item.shape[0] <= 2:
+def _cut(item: Any, batch: int) -> Any:
+    if not isinstance(item, InputSpec) or not item.shape or item.shape[0] <= batch:
         return item
-    shape = (2, *item.shape[1:])
+    shape = (batch, *item.shape[1:])
     law = dataclasses.replace(item.distribution, shape=shape)
-    return dataclasses.replace(item, shape=shape, distribution=law, data=None if item.data is None else item.data[:2])
+    return dataclasses.replace(item, shape=shape, distribution=law, data=None if item.data is None else item.data[:batch])

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from initio.core.errors import InitioError
-from initio.core.record import Ref
 from initio.derivations.derivation import Step, Verification
 from initio.derivations.folding import factors
 from initio.derivations.graph import Factor, FactorGraph
@@ -31,7 +30,11 @@ __all__ = ["Judge"]
 
 DENSE = 1024
 """Rows or columns of the largest Jacobian that is written out."""
-FORMS = '"dy/dx = S A + I", "dy_3/dy_1 = (S_3 A_3 + I) (S_2 A_2 + I)", "Var[y_l] = 1/(2*n) + 3**-l*(1 - 1/(2*n))" or "E[relu(z1 + z2)] = E[relu(z1)] + E[relu(z2)]"'
+FORMS = (
+    '"dy/dx = S A + I", "dy_3/dy_1 = (S_3 A_3 + I) (S_2 A_2 + I)", "Var[y_l] = 1/(2*n) + 3**-l*(1 - 1/(2*n))" '
+    'or "E[relu(z1 + z2)] = E[relu(z1)] + E[relu(z2)]"'
+)
+SCALAR = ("relu", "tanh", "sigmoid", "exp", "abs", "gelu", "silu", "softplus", "elu", "square", "sin", "leaky_relu")
 SAMPLES = 40_000
 
 
@@ -79,7 +82,10 @@ class Judge:
         numbers = Numbers(self.graph, self.seed)
         sizes = [numbers.env[points[i]].numel() for i in (source, target)]
         if max(sizes) > DENSE:
-            return Verification("not verified", f"a Jacobian of {sizes[1]}×{sizes[0]} entries is too large to write out (limit {DENSE}); give a smaller input")
+            return Verification(
+                "not verified",
+                f"a Jacobian of {sizes[1]}×{sizes[0]} entries is too large to write out (limit {DENSE}); give a smaller input",
+            )
         truth = self._truth(numbers, points[source], points[target])
         said = _evaluate(claim, right, _names(numbers, found[source:target]), sizes)
         if said.shape != truth.shape:
@@ -168,7 +174,9 @@ def _tree(claim: str, text: str, functions: Mapping[str, Any]) -> ast.AST:
         raise unread(claim, f"{text!r} is no formula: {error.msg}") from error
 
 
-def _reduce(claim: str, node: ast.AST, names: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]], product: Callable[[Any, Any], Any]) -> Any:
+def _reduce(
+    claim: str, node: ast.AST, names: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]], product: Callable[[Any, Any], Any]
+) -> Any:
     """Evaluate + − × / ** and calls; nothing else is run."""
 
     def value(part: ast.AST) -> Any:
@@ -230,7 +238,12 @@ def _names(numbers: Numbers, between: list[Layer]) -> dict[str, Any]:
 def _dense(numbers: Numbers, factor: Factor) -> Tensor:
     target, source = numbers.env[factor.target], numbers.env[factor.source]
     if max(target.numel(), source.numel()) > 4 * DENSE:
-        raise InitioError("factors that can be written out", f"{factor.name} is {target.numel()}×{source.numel()}", where="claim", remedy="Give a smaller input.")
+        raise InitioError(
+            "factors that can be written out",
+            f"{factor.name} is {target.numel()}×{source.numel()}",
+            where="claim",
+            remedy="Give a smaller input.",
+        )
     rows = [numbers.factor(factor, row.reshape(target.shape)).flatten() for row in torch.eye(target.numel(), dtype=torch.float64)]
     return torch.stack(rows)
 
@@ -285,17 +298,21 @@ class _Sampler:
             weight = numbers.given[first.weight]
             weight = weight if first.turned else weight.T
             n = weight.shape[1]
-            self.names |= {"A": _Matrix(weight), "y": numbers.env[first.source].reshape(-1, n)[0], "D": _Mask(_probability(graph), generator)}
+            self.names |= {
+                "A": _Matrix(weight),
+                "y": numbers.env[first.source].reshape(-1, n)[0],
+                "D": _Mask(_probability(graph), generator),
+            }
             self.names["x"] = self.names["y"]
             self.names["b"] = torch.zeros(weight.shape[0], dtype=torch.float64) if first.bias is None else numbers.given[first.bias]
         z = torch.randn(SAMPLES, max(n, 4), generator=generator, dtype=torch.float64)
         self.names |= {"n": n, "z": z[:, :n], **{f"z{i + 1}": z[:, i : i + 1] for i in range(z.shape[1])}}
         self.names |= {f"z_{i + 1}": z[:, i : i + 1] for i in range(z.shape[1])}
         functions: dict[str, Callable[..., Any]] = {
-            name: getattr(torch, name, None) or getattr(functional, name) for name in ("relu", "tanh", "sigmoid", "exp", "abs", "gelu", "silu", "softplus", "elu", "square", "sin")
+            name: getattr(torch, name, None) or getattr(functional, name) for name in SCALAR
         }  # fmt: skip
-        functions |= {"gelu": functional.gelu, "silu": functional.silu, "leaky_relu": functional.leaky_relu, "σ": _activation(graph)}
-        functions["sum"] = functions["Σ"] = lambda value: value.sum(-1, keepdim=True)
+        functions |= {"σ": _activation(graph)}
+        functions["sum"] = functions["Σ"] = _total
         self.functions = functions
 
     def evaluate(self, claim: str, text: str) -> tuple[Tensor, Tensor]:
@@ -323,6 +340,10 @@ class _Sampler:
         return made, (errors[0] if len(errors) == 1 else total) * scale
 
 
+def _total(value: Tensor) -> Tensor:
+    return value.sum(-1, keepdim=True)
+
+
 def _right_first(node: ast.AST) -> ast.AST:
     """A D y as A (D y): operators act on what stands right of them."""
     for name, child in ast.iter_fields(node):
@@ -330,7 +351,12 @@ def _right_first(node: ast.AST) -> ast.AST:
             setattr(node, name, _right_first(child))
         elif isinstance(child, list):
             setattr(node, name, [_right_first(c) if isinstance(c, ast.AST) else c for c in child])
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and isinstance(node.left, ast.BinOp) and isinstance(node.left.op, ast.Mult):
+    if (
+        isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Mult)
+        and isinstance(node.left, ast.BinOp)
+        and isinstance(node.left.op, ast.Mult)
+    ):
         inner = ast.BinOp(left=node.left.right, op=ast.Mult(), right=node.right)
         return _right_first(ast.BinOp(left=node.left.left, op=ast.Mult(), right=inner))
     return node

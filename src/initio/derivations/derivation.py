@@ -101,7 +101,9 @@ class Derivation:
             InitioError: a claim that cannot be read, or that no check is known for.
         """
         if self.claims is None:
-            raise InitioError("a derivation that can judge claims", "it was made without its model", where="claim", remedy="Use initio.derive.")
+            raise InitioError(
+                "a derivation that can judge claims", "it was made without its model", where="claim", remedy="Use initio.derive."
+            )
         return self.claims(claim)
 
     def select(self, sections: Sequence[str]) -> Derivation:

@@ -37,10 +37,12 @@ def macs(record: Record) -> int:
     return sum(op.work.macs for op in count(record).ops if op.phase == "forward")
 
 
-def derive(record: Record, narrow: Callable[[], Record], second: Callable[[], Mapping[int, float]], what: Sequence[str], title: str) -> Derivation:
+def derive(
+    record: Record, narrow: Callable[[int], Record], second: Callable[[], Mapping[int, float]], what: Sequence[str], title: str
+) -> Derivation:
     """All steps of the sections in `what`.
 
-    `narrow` records the same model on a small batch (for what is run in float64), `second` gives the engine's second moments of
+    `narrow` records the same model on a batch of the given size (for what is run in float64), `second` gives the engine's second moments of
     the values of `record`, cotangents included.
 
     Raises:
@@ -56,12 +58,14 @@ def derive(record: Record, narrow: Callable[[], Record], second: Callable[[], Ma
     work = macs(record)
     small = graph
     if work > SAMPLE_MACS or graph.record.values[graph.output].shape[:1] > (4,):
-        small = _graph(narrow(), title)
+        coupled = any("batch_norm" in node.op for node in record.nodes)  # its Jacobian needs two samples
+        small = _graph(narrow(2 if coupled else 1), title)
         notes.append(f"Jacobians were checked on a batch of {_batch(small)}, in float64, for the model at its full width.")
     weight = sum(record.values[p.value].size for p in record.parameters)
     reason = ""
     if macs(small.record) > RUN_MACS or weight > RUN_ENTRIES:
-        reason = f"too large to run in float64: {weight:,} parameters, {macs(small.record):,} multiply–accumulates for a batch of {_batch(small)}"
+        size = f"{weight:,} parameters, {macs(small.record):,} multiply–accumulates for a batch of {_batch(small)}"
+        reason = f"too large to run in float64: {size}"
         notes.append(f"Not verified against torch.func: {reason}. Give a narrower copy (--arg) to check the same formulas.")
     found = layers(graph)
     engine: Mapping[int, float] = second() if {"signal", "gradient"} & set(what) else {}
@@ -89,7 +93,9 @@ def _batch(graph: FactorGraph) -> int:
 
 def _graph(record: Record, title: str) -> FactorGraph:
     if not any(record.values[o.value].floating for o in record.outputs):
-        raise InitioError("a floating output to differentiate", f"{title} returns none", where=title, remedy="Return a tensor from forward.")
+        raise InitioError(
+            "a floating output to differentiate", f"{title} returns none", where=title, remedy="Return a tensor from forward."
+        )
     graph = FactorGraph.of(record)
     if not graph.roots or graph.output not in graph.dominator or graph.roots[0] not in graph.dominator:
         remedy = "Derivations follow the first floating output back to the first input."
@@ -112,8 +118,15 @@ def cotangents(graph: FactorGraph, engine: Mapping[int, float]) -> dict[int, flo
         readers = [n for n in record.nodes if n.phase == "forward" and value in n.inputs and n.op.split(".")[1] != "detach"]
         if len(edges) == 1 and len(readers) == 1:
             shape = record.values[value].shape
-            made = next((n.outputs[0] for n in by_origin.get(readers[0].id, []) if n.outputs[0] is not None and record.values[n.outputs[0]].shape == shape), None)
-            if made in engine:
+            made = next(
+                (
+                    n.outputs[0]
+                    for n in by_origin.get(readers[0].id, [])
+                    if n.outputs[0] is not None and record.values[n.outputs[0]].shape == shape
+                ),
+                None,
+            )
+            if made is not None and made in engine:
                 found[value] = engine[made]
     for item in record.inputs:
         if item.gradient is not None and item.gradient in engine:

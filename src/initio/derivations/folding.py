@@ -43,7 +43,9 @@ def fold(items: Sequence[Hashable]) -> list[Run]:
         best = Run(at, 1, 1)
         for period in range(1, min(LONGEST, (len(items) - at) // 2) + 1):
             repeats = 1
-            while items[at + repeats * period : at + (repeats + 1) * period] == items[at : at + period] and at + (repeats + 1) * period <= len(items):
+            while items[at + repeats * period : at + (repeats + 1) * period] == items[at : at + period] and at + (
+                repeats + 1
+            ) * period <= len(items):
                 repeats += 1
             if repeats > 1 and period * repeats > best.length:
                 best = Run(at, period, repeats)

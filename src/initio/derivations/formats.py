@@ -17,7 +17,8 @@ __all__ = ["FORMATS"]
 
 MARKS = {"verified": "✓", "refuted": "✗ REFUTED", "not verified": "–", "definition": "·"}
 SECTIONS = {
-    "parameters": "Parameters and operations", "signal": "The signal", "jacobian": "Jacobians", "gradient": "The gradient", "claim": "Claims",
+    "parameters": "Parameters and operations", "signal": "The signal", "jacobian": "Jacobians",
+    "gradient": "The gradient", "claim": "Claims",
 }  # fmt: skip
 
 
@@ -77,9 +78,11 @@ STYLE = """
 :root{color-scheme:light dark;--ink:#1d2430;--soft:#5b6675;--line:#d9dee6;--page:#fff;--good:#1a7f4b;--bad:#b3261e;--card:#f6f8fa}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#9aa5b5;--line:#333c49;--page:#12161c;--good:#5cc894;--bad:#ff8a80;--card:#1a2029}}
 body{font:16px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:54rem;margin:2rem auto;padding:0 1.2rem}
-h1{font-size:1.5rem}h2{font-size:1.2rem;margin-top:2.4rem;border-bottom:1px solid var(--line);padding-bottom:.3rem}h3{font-size:1rem;margin:1.6rem 0 .4rem}
+h1{font-size:1.5rem}h2{font-size:1.2rem;margin-top:2.4rem;border-bottom:1px solid var(--line);padding-bottom:.3rem}
+h3{font-size:1rem;margin:1.6rem 0 .4rem}
 math{font-size:1.15rem}.f{background:var(--card);border-radius:6px;padding:.7rem 1rem;margin:.5rem 0;overflow-x:auto}
-table{border-collapse:collapse;font-size:.88rem;margin:.6rem 0;display:block;overflow-x:auto}td,th{text-align:left;padding:.2rem .9rem .2rem 0;
+table{border-collapse:collapse;font-size:.88rem;margin:.6rem 0;display:block;overflow-x:auto}
+td,th{text-align:left;padding:.2rem .9rem .2rem 0;
 border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums;white-space:nowrap}
 .v{font-size:.88rem;color:var(--soft)}.v b{color:var(--soft)}.verified b{color:var(--good)}.refuted,.refuted b{color:var(--bad)}
 """
@@ -94,14 +97,14 @@ def page(derivation: Derivation) -> str:
         for step in steps:
             lines.append(f"<h3>{html.escape(step.title)}</h3>")
             lines += [f'<div class="f"><math display="block">{mathml(formula)}</math></div>' for formula in step.formulas]
-            lines += [f"<p>{html.escape(step.text)}</p>"] if step.text else []
+            lines += [f"<p>{_indices(step.text)}</p>"] if step.text else []
             if step.table:
                 head = "".join(f"<th>{html.escape(cell)}</th>" for cell in step.table.head)
-                rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in step.table.rows)
+                rows = "".join("<tr>" + "".join(f"<td>{_indices(cell)}</td>" for cell in row) + "</tr>" for row in step.table.rows)
                 lines.append(f"<table><tr>{head}</tr>{rows}</table>")
             if step.verification.status == "definition":
                 continue
-            said = html.escape(str(step.verification).removeprefix(step.verification.status))
+            said = _indices(str(step.verification).removeprefix(step.verification.status))
             kind = step.verification.status
             lines.append(f'<p class="v {kind.replace(" ", "-")}"><b>{MARKS[kind].split()[0]} {kind}</b>{said}.</p>')
     lines += [f'<p class="v">{html.escape(line)}</p>' for line in _notes(derivation, "") if line]
@@ -117,20 +120,19 @@ class _MathML(MathMLPresentationPrinter):
     def __init__(self) -> None:
         super().__init__({"mul_symbol": None, "order": "none"})
 
-
-    def _print_Symbol(self, sym: Any, style: str = "plain") -> Any:  # noqa: N802 (the printer's own name)
+    def _print_Symbol(self, sym: Any, style: str = "plain") -> Any:
         """x_a^b with whole words and sums as indices."""
         del style
-        match = re.fullmatch(r"(.+?)(?:\^\{?([^{}_]+)\}?)?(?:_\{?([^{}]+)\}?)?(?:\^\{?([^{}_]+)\}?)?", sym.name)
+        match = re.fullmatch(r"(.+?)(?:\^\{?([^{}_]+)\}?)?(?:_\{?([^{}^]+)\}?)?(?:\^\{?([^{}_]+)\}?)?", sym.name)
         name, up, down, late = match.groups() if match and "/" not in sym.name else (sym.name, None, None, None)
         up = up or late
         if "/" in name and "∂" in name:
             top, bottom = name.split("/", 1)
-            made = self.dom.createElement("mfrac")
+            made: Any = self.dom.createElement("mfrac")
             for part in (top, bottom):
                 made.appendChild(self._derived(part))
             return made
-        base = self._identifier(name)
+        base: Any = self._identifier(name)
         if up is None and down is None:
             return base
         made = self.dom.createElement("msubsup" if up and down else "msup" if up else "msub")
@@ -139,6 +141,20 @@ class _MathML(MathMLPresentationPrinter):
             if index:
                 made.appendChild(self._identifier(index))
         return made
+
+    def _print_Product(self, e: Any) -> Any:
+        """∏ with its range."""
+        row: Any = self.dom.createElement("mrow")
+        over: Any = self.dom.createElement("munderover")
+        sign = self.dom.createElement("mo")
+        sign.appendChild(self.dom.createTextNode("∏"))
+        over.appendChild(sign)
+        index, low, high = e.limits[0]
+        over.appendChild(self._print(sp.Eq(index, low, evaluate=False)))
+        over.appendChild(self._print(high))
+        row.appendChild(over)
+        row.appendChild(self.parenthesize(e.function, 50, strict=False))
+        return row
 
     def _derived(self, name: str) -> Any:
         row = self.dom.createElement("mrow")
@@ -149,9 +165,14 @@ class _MathML(MathMLPresentationPrinter):
         return row
 
     def _identifier(self, name: str) -> Any:
-        made = self.dom.createElement("mi")
+        made: Any = self.dom.createElement("mi")
         made.appendChild(self.dom.createTextNode(name))
         return made
+
+
+def _indices(said: str) -> str:
+    """Escaped text with q_ℓ, y_{ℓ−1} as subscripts; longer names stay as they are."""
+    return re.sub(r"(?<![\w.])([A-Za-zχσ])_(?:\{([^{}]+)\}|([0-9]+|[ℓ∞LiRkw])(?![\w]))", r"\1<sub>\2\3</sub>", html.escape(said))
 
 
 def mathml(formula: Any) -> str:
@@ -199,10 +220,20 @@ def _notes(derivation: Derivation, bullet: str) -> list[str]:
 
 def _columns(table: Table) -> list[str]:
     widths = [max(len(row[i]) for row in (table.head, *table.rows)) for i in range(len(table.head))]
-    return ["    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (table.head, *table.rows)]
+    return [
+        "    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (table.head, *table.rows)
+    ]
 
 
 def _escape(value: str) -> str:
-    marks = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "{": r"\{", "}": r"\}", "^": r"\^{}", "~": r"\~{}", "$": r"\$"}
-    greek = {"σ": r"$\sigma$", "χ": r"$\chi$", "∂": r"$\partial$", "ℓ": r"$\ell$", "·": r"$\cdot$", "²": "$^2$", "×": r"$\times$", "≠": r"$\ne$", "Σ": r"$\Sigma$", "∞": r"$\infty$", "ε": r"$\varepsilon$", "±": r"$\pm$", "√": r"$\surd$", "′": "$'$", "Π": r"$\Pi$", "≤": r"$\le$", "ᵀ": "$^T$", "τ": r"$\tau$", "→": r"$\to$"}  # fmt: skip
-    return "".join(marks.get(c, greek.get(c, c)) for c in value)
+    return "".join(ESCAPED.get(c, c) for c in value)
+
+
+ESCAPED = {
+    "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "{": r"\{", "}": r"\}", "^": r"\^{}",
+    "~": r"\~{}", "$": r"\$",
+    "σ": r"$\sigma$", "χ": r"$\chi$", "∂": r"$\partial$", "ℓ": r"$\ell$", "·": r"$\cdot$", "²": "$^2$", "×": r"$\times$", "≠": r"$\ne$",
+    "Σ": r"$\Sigma$", "∞": r"$\infty$", "ε": r"$\varepsilon$", "±": r"$\pm$", "√": r"$\surd$", "′": "$'$", "Π": r"$\Pi$",
+    "≤": r"$\le$", "ᵀ": "$^T$", "τ": r"$\tau$", "→": r"$\to$", "−": "$-$", "‖": r"$\|$",
+}  # fmt: skip
+"""Characters as LaTeX text."""

@@ -123,7 +123,7 @@ def _local() -> Step:
         sp.Eq(sp.Symbol("χ(S)"), sp.Symbol("E[σ′(z)^2]"), evaluate=False),
         sp.Eq(sp.Symbol("χ(I + B)"), 1 + sp.Symbol("χ(B)"), evaluate=False),
     )
-    text = "g_ℓ is the second moment of the gradient at y_ℓ. m is the fan-out of A; the gradient is independent of the weights that it meets (wide limit)."
+    text = "g_ℓ is the second moment of the gradient at y_ℓ, m the fan-out of A; gradient and weights are independent (wide limit)."
     return Step("gradient", "The backward recurrence", formulas, text)
 
 
@@ -153,9 +153,13 @@ def _runs(graph: FactorGraph, found: list[Layer], gains: list[Gain | None]) -> l
             text += f" Its skip alone carries 1; the branch adds {value - 1:.4g}: {1 / value:.1%} of the gradient passes through the skip."
         elif value > 0:
             formulas.append(sp.Eq(sp.Symbol("gain"), 1 / sp.sqrt(sp.Symbol("χ")), evaluate=False))
-            stands = "the gradient vanishes" if value < 0.999 else "the gradient explodes" if value > 1.001 else "the gradient is kept: critical"
+            stands = (
+                "the gradient vanishes" if value < 0.999 else "the gradient explodes" if value > 1.001 else "the gradient is kept: critical"
+            )
             text += f" {stands[0].upper() + stands[1:]}; weights {1 / math.sqrt(value):.4g} times as large have χ = 1."
-        steps.append(Step("gradient", f"{name}: {layer.modules[0] if layer.modules and layer.modules[0] else 'the model'}", tuple(formulas), text))
+        steps.append(
+            Step("gradient", f"{name}: {layer.modules[0] if layer.modules and layer.modules[0] else 'the model'}", tuple(formulas), text)
+        )
     return steps
 
 
@@ -180,7 +184,11 @@ def _numbers(found: list[Layer], gains: list[Gain | None], cotangents: Mapping[i
         rows = [*rows[:26], ("…", "", "", "", ""), *rows[-13:]]
     narrow = min((n for g in gains if g is not None and _unevaluated(g.number) for n in g.widths), default=0)
     bound, limit = (1 / narrow, " (wide limit; the engine keeps terms of order 1/n)") if narrow else (ENGINE, "")
-    checks = [beside(pairs, bound, "formulas against the engine" + limit) if pairs else Verification("not verified", "no layer has both a formula and an engine's number")]
+    checks = [
+        beside(pairs, bound, "formulas against the engine" + limit)
+        if pairs
+        else Verification("not verified", "no layer has both a formula and an engine's number")
+    ]
     checks.append(within(seen, measured.draws) if measured is not None and seen else Verification("not verified", why or "not measured"))
     text = "The loss gradient at the output has unit second moment. χ of a layer is in the row of its input."
     table = Table(("value", "χ", "E g² by formula", "by the engine", "measured"), tuple(rows))

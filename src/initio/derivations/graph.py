@@ -15,25 +15,28 @@ from initio.core.record import Node, Record
 __all__ = ["Event", "Factor", "FactorGraph", "Product", "Sum", "Tree"]
 
 VIEWS = {
-    "view", "reshape", "transpose", "permute", "flatten", "unflatten", "contiguous", "unsqueeze", "squeeze", "t", "clone", "detach", "alias",
-    "expand", "_unsafe_view", "swapaxes", "movedim", "__get__", "to", "_to_copy", "type", "float", "identity", "lift_fresh",
+    "view", "reshape", "transpose", "permute", "flatten", "unflatten", "contiguous", "unsqueeze", "squeeze", "t", "clone", "detach",
+    "alias", "expand", "_unsafe_view", "swapaxes", "movedim", "__get__", "to", "_to_copy", "type", "float", "identity", "lift_fresh",
 }  # fmt: skip
 LETTERS: dict[str, str] = {
-    "mm": "A", "addmm": "A", "linear": "A", "convolution": "C", "relu": "S", "gelu": "S", "silu": "S", "tanh": "S", "sigmoid": "S", "elu": "S",
-    "leaky_relu": "S", "hardtanh": "S", "hardswish": "S", "hardsigmoid": "S", "softplus": "S", "mish": "S", "_prelu_kernel": "S", "abs": "S",
-    "clamp": "S", "clamp_min": "S", "sin": "S", "cos": "S", "exp": "S", "erf": "S", "pow": "S", "celu": "S", "threshold": "S",
+    "mm": "A", "addmm": "A", "linear": "A", "convolution": "C", "relu": "S", "gelu": "S", "silu": "S", "tanh": "S", "sigmoid": "S",
+    "elu": "S", "leaky_relu": "S", "hardtanh": "S", "hardswish": "S", "hardsigmoid": "S", "softplus": "S", "mish": "S",
+    "_prelu_kernel": "S",
+    "abs": "S", "clamp": "S", "clamp_min": "S", "sin": "S", "cos": "S", "exp": "S", "erf": "S", "pow": "S", "celu": "S", "threshold": "S",
     "native_layer_norm": "N", "native_batch_norm": "N", "cudnn_batch_norm": "N", "_native_batch_norm_legit": "N", "native_group_norm": "N",
     "_fused_rms_norm": "N", "native_dropout": "D", "bernoulli": "D", "max_pool2d_with_indices": "M", "avg_pool2d": "P", "mean": "P",
     "_adaptive_avg_pool2d": "P", "add": "I", "sub": "I", "mul": "G", "div": "G", "_softmax": "Σ", "bmm": "B",
     "_safe_softmax": "Σ", "cat": "E", "select": "E", "slice": "E", "split": "E", "embedding": "W", "stack": "E", "neg": "I",
 }  # fmt: skip
 SLOPED = {name for name, letter in LETTERS.items() if letter == "S"}
-POINTWISE = SLOPED | {"add", "sub", "rsub", "mul", "div", "neg", "detach", "alias", "clone", "reciprocal", "sqrt", "log", "log1p", "where", "gt", "lt"}
+_PLAIN = ("add", "sub", "rsub", "mul", "div", "neg", "detach", "alias", "clone", "reciprocal", "sqrt", "log", "log1p", "where", "gt", "lt")
+POINTWISE = SLOPED.union(_PLAIN)
 MEANING = {
-    "A": "weight matrix of a linear map", "C": "matrix of a convolution", "S": "diag σ′, of the activation", "N": "Jacobian of a norm: scale, "
-    "centring, projection off x̂", "D": "diagonal mask of dropout, over 1−p", "M": "selection of maxima", "P": "average", "I": "identity",
-    "G": "diagonal of the other factor", "Σ": "diag p − p pᵀ, of a softmax", "B": "product with the other operand", "E": "embedding of a part, or "
-    "selection of it", "T": "attention, with respect to its operand", "H": "multi-head attention with its projections", "F": "the named operation",
+    "A": "weight matrix of a linear map", "C": "matrix of a convolution", "S": "diag σ′, of the activation",
+    "N": "Jacobian of a norm: scale, centring, projection off x̂", "D": "diagonal mask of dropout, over 1−p", "M": "selection of maxima",
+    "P": "average", "I": "identity", "G": "diagonal of the other factor", "Σ": "diag p − p pᵀ, of a softmax",
+    "B": "product with the other operand", "E": "embedding of a part, or selection of it", "T": "attention, with respect to its operand",
+    "H": "multi-head attention with its projections", "F": "the named operation",
 }  # fmt: skip
 
 
@@ -168,7 +171,11 @@ class FactorGraph:
                 for node in event.nodes:
                     if any(v in inside for v in node.inputs):
                         inside.update(out for out in node.outputs if out in reached)
-                edges += [(source, out, event.id) for out in dict.fromkeys(o for n in event.nodes for o in n.outputs) if out in inside and out in used_outside]  # pyright: ignore[reportArgumentType]
+                edges += [
+                    (source, out, event.id)
+                    for out in dict.fromkeys(o for n in event.nodes for o in n.outputs)
+                    if out in inside and out in used_outside
+                ]  # pyright: ignore[reportArgumentType]
         return edges
 
     def _name(self, edges: list[tuple[int, int, int]]) -> None:
@@ -278,4 +285,3 @@ class FactorGraph:
             found.insert(0, part)
             value = self.dominator[value]
         return tuple(part for outer in found for part in (outer.parts if isinstance(outer, Product) else (outer,)))
-

@@ -7,6 +7,7 @@ matrix, σ′, 1/σ (I − 11ᵀ/n − x̂x̂ᵀ/n), …), in float64 on one dra
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,7 +117,7 @@ class Numbers:
         def call(x: Tensor) -> Tensor:
             return run_nodes(nodes, {**outside, factor.source: x}, record)[factor.target]
 
-        _, pull = torch.func.vjp(call, self.env[factor.source])
+        pull: Any = torch.func.vjp(call, self.env[factor.source])[1]
         return pull(row.reshape(self.env[factor.target].shape))[0]
 
     def truth(self, points: list[int], parameters: list[int]) -> dict[int, Tensor]:
@@ -125,12 +126,12 @@ class Numbers:
 
         def whole(probes: dict[str, Tensor], weights: dict[str, Tensor]) -> Tensor:
             given = {**self.given, **{int(k): w for k, w in weights.items()}}
-            replaced = {int(k): (lambda t, p=p: t + p) for k, p in probes.items()}
+            replaced = {int(k): functools.partial(torch.add, p) for k, p in probes.items()}
             return run(graph.record, given, self.seed, replaced)[graph.output]
 
         zeros = {str(v): torch.zeros_like(self.env[v]) for v in points}
         weights = {str(p): self.given[p] for p in parameters}
-        _, pull = torch.func.vjp(whole, zeros, weights)
+        pull: Any = torch.func.vjp(whole, zeros, weights)[1]
         for_points, for_weights = pull(self.u)
         return {int(k): t for found in (for_points, for_weights) for k, t in found.items()}
 
@@ -223,8 +224,9 @@ def _softmax(numbers: Numbers, node: Any, factor: Factor, row: Tensor) -> Tensor
     return p * (row - (row * p).sum(dim, keepdim=True))
 
 
+_SLOPED = ("relu", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu", "hardtanh", "hardswish", "softplus", "mish")
 _DEFINED: dict[str, Any] = {
     "addmm": _linear, "mm": _linear, "native_layer_norm": _layer_norm, "native_batch_norm": _batch_norm, "add": _add,
     "_softmax": _softmax, "_safe_softmax": _softmax,
-    **dict.fromkeys(("relu", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu", "hardtanh", "hardswish", "softplus", "mish"), _activation),
+    **dict.fromkeys(_SLOPED, _activation),
 }  # fmt: skip

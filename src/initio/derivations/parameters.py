@@ -50,7 +50,9 @@ def _counts(record: Record) -> Step:
     text = f"{line} = {said:,} parameters. A tied parameter counts once; without bias the + 1 is absent."
     status = "verified" if said == total else "refuted"
     check = Verification(status, "the sum of the formulas against the entries of all parameters", f"{said:,}", f"{total:,}")
-    return Step("parameters", "Parameters of each layer", formulas, text, Table(("layer", "kind", "formula", "count", "times"), table), check)
+    return Step(
+        "parameters", "Parameters of each layer", formulas, text, Table(("layer", "kind", "formula", "count", "times"), table), check
+    )
 
 
 def layer_formula(shapes: dict[str, tuple[int, ...]]) -> tuple[str, int]:
@@ -96,7 +98,7 @@ def _work(record: Record, node: Node) -> tuple[str, str, int] | None:
         a, b = (_shape(record, x) for x in node.args[-2:])
         return "batched product", f"{a[0]}·{a[1]}·{a[2]}·{b[2]}", a[0] * a[1] * a[2] * b[2]
     if op == "convolution" and not node.args[6]:
-        w, y = _shape(record, node.args[1]), record.values[node.outputs[0]].shape  # pyright: ignore[reportArgumentType]
+        w, y = _shape(record, node.args[1]), record.values[node.outputs[0]].shape  # pyright: ignore[reportArgumentType, reportCallIssue]
         return "convolution", f"{y[0]}·{math.prod(y[2:])} positions·{w[0]}·{w[1]}·{math.prod(w[2:])}", math.prod(y) * math.prod(w[1:])
     if "attention" in op:
         q, k, v = (_shape(record, x) for x in node.args[:3])
@@ -123,7 +125,11 @@ def _macs(record: Record) -> list[Step]:
     text = f"{total:,} multiply–accumulates in one forward pass on this input."
     if unread:
         text += f" Not counted: {', '.join(sorted(set(unread)))}."
-    return [Step("parameters", "Multiply–accumulates", (), text, Table(("operation", "formula", "MACs", "times"), table), _counted(record, total))]
+    return [
+        Step(
+            "parameters", "Multiply–accumulates", (), text, Table(("operation", "formula", "MACs", "times"), table), _counted(record, total)
+        )
+    ]
 
 
 def _counted(record: Record, total: int) -> Verification:

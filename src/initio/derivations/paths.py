@@ -116,7 +116,9 @@ def weights(graph: FactorGraph) -> list[Weight]:
             weight = turned.get(operand.value, operand.value)
             bias = core[0].args[0].value if core[0].op.startswith("aten.addmm") and isinstance(core[0].args[0], Ref) else None
             if weight in by_value:
-                found.append(Weight(factor.name, graph.events[factor.event].module, weight, bias, source, factor.target, operand.value in turned))
+                found.append(
+                    Weight(factor.name, graph.events[factor.event].module, weight, bias, source, factor.target, operand.value in turned)
+                )
     return found
 
 
@@ -214,7 +216,15 @@ def _local(found: list[Layer], check: _Checks) -> Step:
             below = layer.number - 1 if number == layer.number else _less(number)
             formulas.append(sp.Eq(_derivative(number, below), formula, evaluate=False))
     repeated = "; ".join(text for text in said if text)
-    return Step("jacobian", "Layer by layer", tuple(formulas), f"Repeated layers: {repeated}." if repeated else "", None, check.points(), check.points)
+    return Step(
+        "jacobian",
+        "Layer by layer",
+        tuple(formulas),
+        f"Repeated layers: {repeated}." if repeated else "",
+        None,
+        check.points(),
+        check.points,
+    )
 
 
 def by_repeat(found: list[Layer], r: Run) -> bool:
@@ -259,7 +269,7 @@ def product_formula(found: list[Layer]) -> Any:
 
 def _product(found: list[Layer], check: _Checks) -> Step:
     total = sp.Eq(_derivative(len(found), 0), product_formula(found), evaluate=False)
-    said = "In products over ℓ the factor with the higher index stands further left. J_i = ∂y_L/∂y_i is the product of the factors left of layer i."
+    said = "In products over ℓ the factor with the higher index stands further left. J_i = ∂y_L/∂y_i: the factors left of layer i."
     return Step("jacobian", "The product", (total,), said, None, check.points(), check.points)
 
 
@@ -284,9 +294,7 @@ def _parameters(graph: FactorGraph, maps: list[Weight], check: _Checks) -> Step:
         sp.Eq(symbol("∂y_L/∂A_i"), s * symbol("J_i^T") * symbol("y_{i-1}^T"), evaluate=False),
         sp.Eq(symbol("∂y_L/∂b_L"), symbol("I"), evaluate=False),
     )
-    said = (
-        "For a scalar output (for each row of u). Where no activation follows A_i, S_i is the identity. Each sample and position adds its term."
-    )
+    said = "For a scalar output. Where no activation follows A_i, S_i is the identity. Each sample and position adds its term."
     table = Table(("map", "module", "∂y_L/∂b; ∂y_L/∂A is its transpose times the input yᵀ"), tuple(rows))
     return Step("jacobian", "Gradients of weights and biases", formulas, said, table, check.weights(), check.weights)
 
@@ -301,7 +309,7 @@ def _vanishing(found: list[Layer], maps: list[Weight], graph: FactorGraph, check
         said += f" A zero among {_some(inner)} leaves the identity of its skip: that layer's factor becomes what stands beside the branch."
     zero = [p.name for p in graph.record.parameters if not p.buffer and p.distribution.zero and len(p.distribution.shape) > 1]
     if zero:
-        said += f" This model starts with {_some(zero)} at zero: what lies before it on a path without skip receives no gradient in the first step."
+        said += f" This model starts with {_some(zero)} at zero: what reaches the output through it alone receives no gradient at first."
 
     def verify() -> Verification:
         return _zeroed(graph, found, maps, check)
@@ -339,7 +347,9 @@ def _zeroed(graph: FactorGraph, found: list[Layer], maps: list[Weight], check: _
     if not skipped:
         return verdict(float(truth.norm()), f"{factor.name} set to zero: the gradient before it is 0 by torch.func.vjp")
     said = zeroed.through(_without(layer.tree), after)
-    return verdict(difference(said, truth), f"{factor.name} set to zero: its branch dropped from the formula, against torch.func.vjp", said, truth)
+    return verdict(
+        difference(said, truth), f"{factor.name} set to zero: its branch dropped from the formula, against torch.func.vjp", said, truth
+    )
 
 
 def _without(tree: Tree) -> Tree:
@@ -361,7 +371,8 @@ def _expansion(found: list[Layer], check: _Checks) -> Step:
         sp.Eq(symbol("paths"), sp.Integer(2) ** n, evaluate=False),
         sp.Eq(symbol("E[uᵀJJᵀu]"), sp.Product(1 + sp.Symbol("r_ℓ"), (sp.Symbol("ℓ"), 1, n)), evaluate=False),
     )
-    said = f"R = {count} skips: {2**count:,} paths. A branch of layer ℓ carries r_ℓ of what its skip carries; paths through k branches carry e_k(r), "
+    said = f"R = {count} skips: {2**count:,} paths. A branch of layer ℓ carries r_ℓ of what its skip carries; "
+    said += "paths through k branches carry e_k(r), "
     said += "the k-th elementary symmetric polynomial of r_1, …, r_R (branches uncorrelated with their skips)."
     if check.numbers is None:
         return Step("jacobian", "Paths", formulas, said, None, Verification("not verified", check.reason))

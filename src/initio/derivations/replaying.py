@@ -128,6 +128,6 @@ def run_nodes(
     for node in nodes:
         step(node, env, record)
         for out in node.outputs:
-            if replaced and out in replaced:
+            if replaced and out is not None and out in replaced:
                 env[out] = replaced[out](env[out])
     return env

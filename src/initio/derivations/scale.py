@@ -40,7 +40,8 @@ class Drawn:
 
 def rational(value: float, most: int = 24) -> Any:
     """The simple fraction that a float is, or None."""
-    found = sp.Rational(value).limit_denominator(most)
+    found: Any = sp.Rational(value)
+    found = found.limit_denominator(most)
     return found if value and abs(float(found) / value - 1) < 1e-12 else None
 
 
@@ -66,7 +67,15 @@ class State:
     exact: bool = True
 
 
-ACTIVATIONS: dict[str, str] = {"relu": "relu", "tanh": "tanh", "gelu": "gelu", "silu": "silu", "sigmoid": "sigmoid", "elu": "elu", "leaky_relu": "leaky_relu"}
+ACTIVATIONS: dict[str, str] = {
+    "relu": "relu",
+    "tanh": "tanh",
+    "gelu": "gelu",
+    "silu": "silu",
+    "sigmoid": "sigmoid",
+    "elu": "elu",
+    "leaky_relu": "leaky_relu",
+}
 
 
 def activation(node: Node) -> Scalar | None:
@@ -155,8 +164,7 @@ class Walk:
         p = self.by_value.get(value)
         if p is None or abs(p.distribution.mean) > 1e-9 or p.distribution.family in ("values", "program", "parts", "orthogonal"):
             return None
-        made = self.drawn.setdefault(value, drawn(p, fan_in))
-        return made
+        return self.drawn.setdefault(value, drawn(p, fan_in))
 
     def variance(self, made: Drawn) -> Any:
         """Its variance, with the symbol of the fan-in where one was given."""
@@ -217,8 +225,8 @@ def _dropout(walk: Walk, node: Node) -> State | None:
 
 
 _RULES: dict[str, Any] = {
-    "addmm": _linear, "mm": _linear, "view": _same, "_unsafe_view": _same, "detach": _same, "clone": _same, "alias": _same, "transpose": _same,
-    "permute": _same, "unsqueeze": _same, "squeeze": _same, "add": _add, "native_dropout": _dropout, "reshape": _same,
+    "addmm": _linear, "mm": _linear, "view": _same, "_unsafe_view": _same, "detach": _same, "clone": _same, "alias": _same,
+    "transpose": _same, "permute": _same, "unsqueeze": _same, "squeeze": _same, "add": _add, "native_dropout": _dropout, "reshape": _same,
 }  # fmt: skip
 
 

@@ -105,7 +105,14 @@ def beside(pairs: list[tuple[str, float, float]], tolerance: float, how: str) ->
     errors = [(abs(said - found) / max(abs(found), 1e-300) if found or said else 0.0, name, said, found) for name, said, found in pairs]
     error, name, said, found = max(errors, key=lambda item: item[0])
     status = "verified" if error <= tolerance else "refuted"
-    return Verification(status, f"{how}, {len(pairs)} values" + (f", worst at {name}" if status == "refuted" else ""), f"{said:.10g}", f"{found:.10g}", error, tolerance)
+    return Verification(
+        status,
+        f"{how}, {len(pairs)} values" + (f", worst at {name}" if status == "refuted" else ""),
+        f"{said:.10g}",
+        f"{found:.10g}",
+        error,
+        tolerance,
+    )
 
 
 def within(pairs: list[tuple[str, float, tuple[float, float], float]], draws: int) -> Verification:
@@ -118,7 +125,9 @@ def within(pairs: list[tuple[str, float, tuple[float, float], float]], draws: in
     status = "verified" if z <= 5 else "refuted"
     slack = max(pair[3] for pair in pairs)
     beyond = f" beyond the {slack:.0%} of finite width" if slack else ""
-    return Verification(status, f"{draws} draws of the model, largest deviation{beyond} {z:.1f} standard errors (at {name})", f"{said:.6g}", f"{mean:.6g}")
+    return Verification(
+        status, f"{draws} draws of the model, largest deviation{beyond} {z:.1f} standard errors (at {name})", f"{said:.6g}", f"{mean:.6g}"
+    )
 
 
 def joined(*checks: Verification) -> Verification:
@@ -128,7 +137,12 @@ def joined(*checks: Verification) -> Verification:
     if bad is not None:
         return bad
     how = "; ".join(c.how for c in checks)
-    return Verification("verified" if made else "not verified", how, error=max((c.error for c in checks), default=0.0), tolerance=max(c.tolerance for c in checks))
+    return Verification(
+        "verified" if made else "not verified",
+        how,
+        error=max((c.error for c in checks), default=0.0),
+        tolerance=max(c.tolerance for c in checks),
+    )
 
 
 def initial_step(graph: FactorGraph) -> Step:
@@ -157,7 +171,11 @@ def initial_step(graph: FactorGraph) -> Step:
     formulas = (sp.Eq(sp.Symbol("Var[U(±1/√n)]"), sp.Rational(1, 3) / N, evaluate=False),) if uniform else ()
     text = "n is the fan-in: the sizes of a weight but the first, multiplied. A bias takes the n of its weight."
     table = Table(("parameters", "shape", "n", "drawn from", "variance (or value)"), rows)
-    check = beside(pairs, ENGINE, "the variance as a fraction of 1/n against the recorded distribution") if pairs else Verification("definition", "")
+    check = (
+        beside(pairs, ENGINE, "the variance as a fraction of 1/n against the recorded distribution")
+        if pairs
+        else Verification("definition", "")
+    )
     return Step("signal", "The distribution of each parameter", formulas, text, table, check)
 
 
@@ -177,7 +195,11 @@ def _names(names: list[str]) -> str:
 
 def signal_steps(graph: FactorGraph, found: list[Layer], engine: Mapping[int, float], measured: Sampled | None, why: str) -> list[Step]:
     """All steps of the section. `engine` holds the engine's second moments by value; `measured` those over draws (None: `why` not)."""
-    roots = {v: State(sp.Float(engine[v], 17) if rational_start(engine[v]) is None else rational_start(engine[v]), False) for v in graph.roots if v in engine}
+    roots = {
+        v: State(sp.Float(engine[v], 17) if rational_start(engine[v]) is None else rational_start(engine[v]), False)
+        for v in graph.roots
+        if v in engine
+    }
     walk = Walk(graph, roots)
     walk.run()
     steps = [initial_step(graph)]
@@ -188,7 +210,8 @@ def signal_steps(graph: FactorGraph, found: list[Layer], engine: Mapping[int, fl
 
 def rational_start(value: float) -> Any:
     """1 and other simple numbers of the input, exactly."""
-    exact = sp.Rational(value).limit_denominator(1000)
+    exact: Any = sp.Rational(value)
+    exact = exact.limit_denominator(1000)
     return exact if abs(float(exact) - value) <= 1e-12 * abs(value) else None
 
 
@@ -209,14 +232,34 @@ def layer_step(graph: FactorGraph, found: list[Layer], walk: Walk, engine: Mappi
         exact = ""
         if state is not None and state.second.is_Rational and state.second.q < 10**9:
             exact = str(state.second)
-        shown = f"{measured.second[value][0]:.5g} ± {measured.second[value][1]:.1g}" if measured is not None and value in measured.second else ""
-        rows.append((f"y_{number}", " → ".join(dict.fromkeys(m for m in modules if m))[:46] or "(model)", exact or ("" if said is None else f"{said:.9g}"), f"{own:.9g}", shown))
+        shown = (
+            f"{measured.second[value][0]:.5g} ± {measured.second[value][1]:.1g}"
+            if measured is not None and value in measured.second
+            else ""
+        )
+        rows.append(
+            (
+                f"y_{number}",
+                " → ".join(dict.fromkeys(m for m in modules if m))[:46] or "(model)",
+                exact or ("" if said is None else f"{said:.9g}"),
+                f"{own:.9g}",
+                shown,
+            )
+        )
     if len(rows) > 40:
         rows = [*rows[:26], ("…", f"{len(rows) - 39} more", "", "", ""), *rows[-13:]]
     head = ("value", "module", "E y² by formula", "by the engine", "measured")
     none = sum(not row[2] for row in rows)
-    text = "" if not none else "Where no formula stands, a premise of the closed forms fails (norms, attention, borders, dependent sums): the engine's integrals give the number."
-    checks = [beside(pairs, ENGINE, "formulas that are exact at every width against the engine") if pairs else Verification("not verified", "no layer has an exact formula")]
+    text = (
+        ""
+        if not none
+        else "Where no formula stands, a premise of the closed forms fails (norm, attention, border, dependent sum): the number is the engine's."
+    )
+    checks = [
+        beside(pairs, ENGINE, "formulas that are exact at every width against the engine")
+        if pairs
+        else Verification("not verified", "no layer has an exact formula")
+    ]
     if measured is not None and seen:
         checks.append(within(seen, measured.draws))
     else:
@@ -224,7 +267,9 @@ def layer_step(graph: FactorGraph, found: list[Layer], walk: Walk, engine: Mappi
     return Step("signal", "The numbers, layer by layer", (), text, Table(head, tuple(rows)), joined(*checks))
 
 
-def recurrence_steps(graph: FactorGraph, found: list[Layer], walk: Walk, engine: Mapping[int, float], measured: Sampled | None, why: str) -> list[Step]:
+def recurrence_steps(
+    graph: FactorGraph, found: list[Layer], walk: Walk, engine: Mapping[int, float], measured: Sampled | None, why: str
+) -> list[Step]:
     """One step for every kind of repeated layer that has a formula, and one for each single layer with one."""
     del measured, why
     steps: list[Step] = []
@@ -241,7 +286,16 @@ def recurrence_steps(graph: FactorGraph, found: list[Layer], walk: Walk, engine:
             lhs = sp.Symbol(f"q_{layer.number}")
             shown = formula.subs(Q, sp.Symbol(f"q_{layer.number - 1}"))
             check = _against(graph, [layer], formula, numbers, engine)
-            steps.append(Step("signal", f"Layer {layer.number}: {name}", (sp.Eq(lhs, shown, evaluate=False),), f"{width}." if width else "", None, check))
+            steps.append(
+                Step(
+                    "signal",
+                    f"Layer {layer.number}: {name}",
+                    (sp.Eq(lhs, shown, evaluate=False),),
+                    f"{width}." if width else "",
+                    None,
+                    check,
+                )
+            )
             continue
         steps.append(_solved(graph, found[r.start : r.start + r.length], formula, numbers, width, name, engine))
     return steps
@@ -249,7 +303,15 @@ def recurrence_steps(graph: FactorGraph, found: list[Layer], walk: Walk, engine:
 
 def runs(graph: FactorGraph, found: list[Layer]) -> list[Run]:
     """Repeated layers: of one form, one width and one kind of distribution."""
-    return fold([(template(layer.tree), str(symbolic(graph, layer)), ) for layer in found])
+    return fold(
+        [
+            (
+                template(layer.tree),
+                str(symbolic(graph, layer)),
+            )
+            for layer in found
+        ]
+    )
 
 
 def symbolic(graph: FactorGraph, layer: Layer) -> tuple[Any, dict[int, Any]] | None:
@@ -262,7 +324,9 @@ def symbolic(graph: FactorGraph, layer: Layer) -> tuple[Any, dict[int, Any]] | N
     symbols = {n: N if i == 0 else sp.Symbol(f"n_{i + 1}", positive=True) for i, n in enumerate(sizes)}
     walk = Walk(graph, {layer.start: State(Q, False)}, symbols)
     walk.run(layer.end)
-    return sp.simplify(walk.states[layer.end].second) if not _integrals(walk.states[layer.end].second) else walk.states[layer.end].second, symbols
+    return sp.simplify(walk.states[layer.end].second) if not _integrals(walk.states[layer.end].second) else walk.states[
+        layer.end
+    ].second, symbols
 
 
 def tolerance_of(graph: FactorGraph, layer: Layer) -> tuple[float, str]:
@@ -272,10 +336,14 @@ def tolerance_of(graph: FactorGraph, layer: Layer) -> tuple[float, str]:
     state = walk.states.get(layer.end)
     if state is None or state.exact:
         return ENGINE, ""
-    return 1 / min((made.fan_in for made in walk.drawn.values()), default=1), " (a formula of the wide limit; the engine keeps terms of order 1/n)"
+    return 1 / min(
+        (made.fan_in for made in walk.drawn.values()), default=1
+    ), " (a formula of the wide limit; the engine keeps terms of order 1/n)"
 
 
-def _against(graph: FactorGraph, block: list[Layer], formula: Any, numbers: Mapping[Any, float], engine: Mapping[int, float]) -> Verification:
+def _against(
+    graph: FactorGraph, block: list[Layer], formula: Any, numbers: Mapping[Any, float], engine: Mapping[int, float]
+) -> Verification:
     tolerance, limit = tolerance_of(graph, block[0])
     pairs: list[tuple[str, float, float]] = []
     for layer in block:
@@ -286,7 +354,9 @@ def _against(graph: FactorGraph, block: list[Layer], formula: Any, numbers: Mapp
     return beside(pairs, tolerance, "q_ℓ from the engine's q_{ℓ−1} against the engine's q_ℓ" + limit)
 
 
-def _solved(graph: FactorGraph, block: list[Layer], formula: Any, numbers: Mapping[Any, float], width: str, name: str, engine: Mapping[int, float]) -> Step:
+def _solved(
+    graph: FactorGraph, block: list[Layer], formula: Any, numbers: Mapping[Any, float], width: str, name: str, engine: Mapping[int, float]
+) -> Step:
     solution = solve(formula, numbers)
     formulas: list[Any] = [sp.Eq(sp.Symbol("q_ℓ"), formula, evaluate=False)]
     first, last = block[0].number, block[-1].number

@@ -204,6 +204,8 @@ def _clamp(a: Formula, low: Any = None, high: Any = None, **kwargs: Any) -> Form
     return Formula(out.expr, _after(F.clamp(*plain), a.scalar))
 
 
+_HUNDREDTH, _HALF = exact(0.01), exact(0.5)
+
 RULES: dict[str, Callable[..., Any]] = {
     "add": lambda a, b, alpha=1: _sum(a, b, alpha), "sub": lambda a, b, alpha=1: _sum(a, b, -alpha),
     "rsub": lambda a, b, alpha=1: _sum(b, a, -alpha), "mul": _product, "div": _quotient, "reciprocal": _inverse,
@@ -218,7 +220,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "hardsigmoid": _unary(lambda x: _clip(x / 6 + sp.Rational(1, 2), 0, 1), F.HARDSIGMOID),
     "hardswish": _unary(lambda x: x * _clip(x / 6 + sp.Rational(1, 2), 0, 1), F.HARDSWISH),
     "log_sigmoid_forward": lambda a: (_unary(lambda x: -sp.log(1 + sp.exp(-x)), F.LOGSIGMOID)(a), a),
-    "leaky_relu": _named("leaky_relu", lambda x, negative_slope=exact(0.01): _select(x, x, negative_slope * x)),
+    "leaky_relu": _named("leaky_relu", lambda x, negative_slope=_HUNDREDTH: _select(x, x, negative_slope * x)),
     "_prelu_kernel": _named("leaky_relu", lambda x, w: _select(x, x, w * x)),
     "gelu": _named("gelu", _gelu), "elu": _named("elu", _elu), "softplus": _named("softplus", _softplus),
     "celu": _named("celu", lambda x, alpha=1: _select(x, x, alpha * (sp.exp(x / alpha) - 1))),
@@ -226,8 +228,8 @@ RULES: dict[str, Callable[..., Any]] = {
     "threshold": _named("threshold", lambda x, t, v: sp.Piecewise((x, x > t), (v, True))),
     "hardtanh": lambda a, low=-1.0, high=1.0: _clamp(a, low, high), "clamp": _clamp, "clamp_min": lambda a, low: _clamp(a, low),
     "clamp_max": lambda a, high: _clamp(a, None, high), "maximum": _extreme(sp.Max), "minimum": _extreme(sp.Min),
-    "softshrink": _named("softshrink", lambda x, t=exact(0.5): sp.Piecewise((x - t, x > t), (x + t, x < -t), (0, True))),
-    "hardshrink": _named("hardshrink", lambda x, t=exact(0.5): sp.Piecewise((x, x > t), (x, x < -t), (0, True))),
+    "softshrink": _named("softshrink", lambda x, t=_HALF: sp.Piecewise((x - t, x > t), (x + t, x < -t), (0, True))),
+    "hardshrink": _named("hardshrink", lambda x, t=_HALF: sp.Piecewise((x, x > t), (x, x < -t), (0, True))),
     "pow": _pow, "where": _where, "gt": _compared(sp.Gt, False), "ge": _compared(sp.Ge, False), "lt": _compared(sp.Lt, True),
     "le": _compared(sp.Le, True), "eq": _never(sp.Eq, 0.0), "ne": _never(sp.Ne, 1.0), "clone": _same, "detach": _same, "alias": _same,
     "contiguous": _same, "lift_fresh": _same, "positive": _same,
@@ -251,8 +253,8 @@ class Traced(Tensor):
     formula: Formula
 
     @staticmethod
-    def __new__(cls, formula: Formula, like: Any) -> Traced:
-        made = Tensor._make_wrapper_subclass(cls, like.shape, dtype=like.dtype, device="cpu", requires_grad=False)
+    def __new__(cls: Any, formula: Formula, like: Any) -> Traced:
+        made = Tensor._make_wrapper_subclass(cls, like.shape, dtype=like.dtype, device=torch.device("cpu"), requires_grad=False)
         made.formula = formula
         return made
 
@@ -262,7 +264,7 @@ class Traced(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # pyright: ignore[reportAssignmentType]
         """Apply the rule of the operation; shapes and dtypes come from the same operation on meta tensors."""
         name = func._schema.name.partition("::")[2]
         base = name.removesuffix("_")
@@ -342,8 +344,9 @@ def formula_of(function: Callable[[Any], Any]) -> Formula:
         NotElementwise: where there is none, with the reason.
     """
     found: list[Formula] = []
-    channels = function.num_parameters if isinstance(function, nn.PReLU) else 1
-    if channels > 1 and bool((function.weight != function.weight[0]).any()):  # pyright: ignore[reportAttributeAccessIssue]
+    target: Any = function
+    channels = int(target.num_parameters) if isinstance(target, nn.PReLU) else 1
+    if channels > 1 and bool((target.weight != target.weight[0]).any()):
         slope: Any = sp.Symbol("w_c", real=True)  # a slope of its own for every channel c: what holds for every w_c holds for all
         return Formula(sp.Piecewise((X, X > 0), (slope * X, True)), None)
     shapes = ((2, channels), (3, channels, 2)) if channels > 1 else _SHAPES

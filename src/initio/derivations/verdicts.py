@@ -84,8 +84,9 @@ def _dropout_elementwise(other: Map, c: Any) -> Proof:
         return Proof(SAME, "σ(c x) = c σ(x) for every c > 0 and σ(0) = 0 (positive homogeneity)")
     if known.at_zero == 0 and homogeneous(formula.expr, c):
         return Proof(SAME, f"σ(0) = 0 and σ(c x) = c σ(x) at c = 1/(1−p) = {c}")
-    shifted = formula.expr - known.at_zero
-    if known.homogeneous_offset or (known.at_zero.is_finite and homogeneous(shifted, c)):
+    origin: Any = known.at_zero
+    shifted = formula.expr - origin
+    if known.homogeneous_offset or (origin.is_finite and homogeneous(shifted, c)):
         return Proof(
             EXPECTATION, f"σ(x) − σ(0) is positively homogeneous; σ(0) = {known.at_zero} is kept by one order and dropped by the other"
         )
