@@ -20,6 +20,7 @@ def status(arguments: list[str] | None = None) -> int:
 
     import initio.cli.commute  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers its command
     import initio.cli.derive  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers its command
+    import initio.cli.page  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers its command
     from initio.cli.costs import app
     from initio.core.errors import InitioError
 

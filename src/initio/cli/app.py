@@ -10,7 +10,7 @@ import typer
 
 from initio.cli.output import console, write
 
-__all__ = ["app", "resolved"]
+__all__ = ["app", "codes", "resolved"]
 
 app = typer.Typer(
     name="initio", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown",
@@ -97,7 +97,7 @@ def check(
     from initio.core.report import exit_status
     from initio.render import json, markdown, terminal
 
-    chosen, ignored = _codes(select), _codes(ignore)
+    chosen, ignored = codes(select), codes(ignore)
     validate((*chosen, *ignored))
     examples = _examples() if target is None else [target]
     with write(output) as sink:
@@ -210,7 +210,8 @@ def rules(format: Annotated[Format, typer.Option("--format", "-f", help="Format 
     return 0
 
 
-def _codes(texts: list[str] | None) -> tuple[str, ...]:
+def codes(texts: list[str] | None) -> tuple[str, ...]:
+    """Prefixes of codes, out of options that may be repeated or hold commas."""
     return tuple(code.strip().upper() for text in texts or () for code in text.split(",") if code.strip())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -322,6 +323,19 @@ class Analysis:
     def to_json(self) -> str:
         """JSON text with a `schema` version; NaN is null, infinities are the strings "inf" and "-inf"."""
         return dumps(self.to_dict())
+
+    def to_html(self, target: str = "") -> str:
+        """The report page: one HTML file that loads nothing, with the findings of the checks that need no second mode."""
+        html: Any = importlib.import_module("initio.render.html")
+        return html.page(html.report_of(self, target))
+
+    def _repr_html_(self) -> str:
+        return importlib.import_module("initio.render.html").frame(self.to_html())
+
+    @property
+    def plot(self) -> Any:
+        """Static plots by matplotlib: `plot.signal()`, `plot.gradient()`, `plot.paths()`; each takes and returns `Axes`."""
+        return importlib.import_module("initio.render.plots").Plots(self)
 
     def __str__(self) -> str:
         claims = ", ".join(f"{count} {claim}" for claim, count in self.claims.items())

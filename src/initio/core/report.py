@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -58,6 +59,13 @@ class Report:
     def to_json(self) -> str:
         """JSON text with a `schema` version; NaN and infinity never appear bare."""
         return dumps(self.to_dict())
+
+    def to_html(self) -> str:
+        """The report page: one HTML file that loads nothing."""
+        return importlib.import_module("initio.render.html").page(self)
+
+    def _repr_html_(self) -> str:
+        return importlib.import_module("initio.render.html").frame(self.to_html())
 
     def __str__(self) -> str:
         lines = [f"{self.target}: " + (", ".join(f"{self.count(s)} {s}s" for s in SEVERITIES if self.count(s)) or "no findings")]

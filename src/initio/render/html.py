@@ -1,0 +1,69 @@
+"""The report as one HTML file that loads nothing: template, style, script and plotting library are package data."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from initio.checks.framework import run
+from initio.core.analysis import Analysis
+from initio.core.report import Report
+from initio.render.payload import Measured, payload
+
+if TYPE_CHECKING:
+    import sys
+
+    if sys.version_info >= (3, 11):
+        from importlib.resources.abc import Traversable
+    else:
+        from importlib.abc import Traversable
+
+__all__ = ["embedded", "frame", "page", "report_of"]
+
+UNSAFE = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+"""Characters that could end a script element, or a line of one, as JSON escapes."""
+
+
+def page(report: Report, measured: Measured | None = None) -> str:
+    """The page of a report. Names from the model enter as JSON only, and the script writes them as text."""
+    data = files("initio.render").joinpath("page")
+    parts = {
+        "TITLE": escape(report.target[:200]),
+        "UPLOT_CSS": _read(data, "uPlot.min.css"),
+        "CSS": _read(data, "page.css"),
+        "LICENSE": escape(_read(data, "uPlot-LICENSE.txt").strip()).replace("--", "- -"),
+        "UPLOT": _read(data, "uPlot.iife.min.js"),
+        "DATA": embedded(payload(report, measured)),
+        "SCRIPT": "".join(_read(data, name) for name in ("page.js", "charts.js", "table.js", "diagram.js", "start.js")),
+    }
+    text = _read(data, "page.html")
+    first, *rest = text.split("{{")
+    pieces = [first]
+    for piece in rest:
+        name, _, tail = piece.partition("}}")
+        pieces += [parts[name], tail]
+    return "".join(pieces)
+
+
+def embedded(data: object) -> str:
+    """JSON that may stand in a script element."""
+    return json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).translate(UNSAFE)
+
+
+def report_of(analysis: Analysis, target: str = "") -> Report:
+    """A report on an analysis alone; checks that compare training with evaluation need `initio.check`."""
+    model = analysis.record.calls[0].kind.rpartition(".")[2] if analysis.record.calls else "model"
+    return Report(target or model, run(analysis), analysis)
+
+
+def frame(text: str, height: int = 720) -> str:
+    """A page inside a notebook's output: a frame with an origin of its own."""
+    style = "width:100%;border:1px solid #8888;border-radius:8px"
+    content = escape(text, quote=True)
+    return f'<iframe title="Initio report" sandbox="allow-scripts" style="{style}" height="{height}" srcdoc="{content}"></iframe>'
+
+
+def _read(folder: Traversable, name: str) -> str:
+    return folder.joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,10 @@
+document.documentElement.dataset.theme = theme === "auto" ? (prefersDark.matches ? "dark" : "light") : theme;
+verdict();
+findings();
+profiles();
+forks();
+graph();
+modules();
+notes();
+$("theme").textContent = "Theme: " + theme;
+document.documentElement.dataset.ready = "true";
