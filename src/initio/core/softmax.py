@@ -63,7 +63,7 @@ def softmax_moment(variance: float, length: int, a: int, b: int = 0) -> float:
 
 @lru_cache(maxsize=64)
 def _tilted(variance: float, a: int) -> tuple[float, Array]:
-    """E[exp(a (y + x) − e^(y+x))], x ~ N(0, variance), on a grid of y (and its step) that serves every length below e^18: bounded for all variances."""
+    """E[exp(a (y + x) − e^(y+x))], x ~ N(0, variance), on a grid of y that serves every length below e^18."""
     std, step = math.sqrt(variance), 0.125
     y = step * np.arange(math.floor(-(9.0 * std + 30.0) / step), math.ceil((9.0 * std + 6.0) / step) + 1)
     if std <= 1.0:

@@ -29,11 +29,13 @@ __all__ = ["Simulator"]
 
 DRAWS = 16
 """Draws of one operation and of a module call (at least two where it is large)."""
+THIN = 20_000
+"""Entries of such a value that its moments are taken from."""
 INNER = 3
 """Draws of the values that only a replayed call itself sees."""
 LARGEST = 1_000_000
 """Most entries of one tensor of a simulated operation."""
-WORK = 6e9
+WORK = 1.5e10
 """Most multiplications of one draw of a module call."""
 OVERHEAD = 2e5
 """Multiplications that take as long as calling one operation."""
@@ -228,9 +230,10 @@ class Simulator:
                         continue
                     data = array(env[o])
                     if o in inner:
+                        data = _thinned(data.reshape([m for m in data.shape if m != 1]), rng)
                         if o not in sums:
-                            sums[o] = ClassSums([axis(m) for m in data.shape if m != 1])
-                        sums[o].add(data.reshape([m for m in data.shape if m != 1]))
+                            sums[o] = ClassSums([axis(m) for m in data.shape])
+                        sums[o].add(data)
                     else:
                         small[o].append(data)
         sources = fresh_source()
@@ -338,6 +341,7 @@ class _Region:
 
 
 _VIEWS = frozenset({"t", "transpose", "view", "reshape", "_unsafe_view", "permute", "expand", "detach", "alias", "clone"})
+_FREE = _VIEWS | {"slice", "select", "unbind", "split", "squeeze", "unsqueeze", "unsafe_split"}
 _CONTRACTIONS = frozenset({"mm", "bmm", "addmm", "baddbmm", "linear", "matmul", "convolution", "mv", "addmv"})
 
 
@@ -369,6 +373,17 @@ def _outside(nodes: Sequence[Node]) -> tuple[int, ...]:
     return tuple(read)
 
 
+def _thinned(data: Any, rng: np.random.Generator) -> Any:
+    """The array at random indices of its longest axes, so that its class averages stay unbiased and cheap."""
+    while data.size > THIN:
+        d = int(np.argmax(data.shape))
+        keep = max(8, data.shape[d] // max(2, math.ceil(data.size / THIN)))
+        if keep >= data.shape[d]:
+            break
+        data = np.take(data, np.sort(rng.choice(data.shape[d], keep, replace=False)), axis=d)
+    return data
+
+
 def _work(node: Node, record: Record) -> float:
     entries = sum(record.values[o].size for o in node.outputs if o is not None)
     name = node.op.split(".")[1]
@@ -377,7 +392,7 @@ def _work(node: Node, record: Record) -> float:
         return float(entries) * shapes[-2 if name not in ("linear",) else 0][-1]
     if "convolution" in name:
         return float(entries) * max((math.prod(s[1:]) for s in shapes if len(s) > 2), default=1)
-    return 8.0 * entries
+    return 0.0 if name in _FREE else 8.0 * entries
 
 
 # -- moments ----------------------------------------------------------------------------------------------------
