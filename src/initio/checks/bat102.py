@@ -3,26 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from initio.checks.framework import Context, Found, check
 from initio.checks.graph import behind, name
-from initio.checks.reach import Reach, along, trace
+from initio.checks.reach import Reach, Tracer, along, nothing, trace
 from initio.core.analysis import Analysis
 from initio.core.record import Node, Record
 
 LONGEST = 256
-RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-ALIGNED = frozenset(
-    {
-        "add", "mul", "sub", "div", "native_layer_norm", "_fused_rms_norm", "addmm", "mm", "view",
-        "_unsafe_view", "permute", "transpose", "clone", "_to_copy", "relu", "gelu", "silu", "tanh",
-        "native_dropout", "bmm", "rsqrt", "pow", "mean", "t", "unsqueeze", "squeeze", "expand",
-        "cat", "slice", "split", "unbind", "stack", "detach",
-    }
-)  # fmt: skip
+SOFTMAX = ("_softmax", "_safe_softmax")
 
 
 @check("BAT102", "causality-leak", "error")
@@ -31,7 +23,7 @@ def causality_leak(context: Context) -> Iterator[Found]:
 
     ## What it does
     Follows, through the record of evaluation mode, which positions of a sequence each entry depends on. A model counts as causal where
-    an attention with a triangular mask, or a convolution over the past alone, stands on the way; reported is the first
+    an attention over these positions has a triangular mask; reported is the first
     operation on that way whose output at t depends on a position after t. Encoders, bidirectional RNNs and cross attention are not
     reported.
 
@@ -132,28 +124,65 @@ def _axes(record: Record, value: int) -> list[int]:
     return [axis for axis in axes if 3 <= shape[axis] <= LONGEST]
 
 
+class _Healed(Tracer):
+    """Follows the positions as if no operation looked ahead: where one does, its output is taken to see its own position alone."""
+
+    def _apply(self, node: Node) -> Sequence[Reach | None]:
+        outputs = list(super()._apply(node))
+        before = [s for value in node.inputs if (s := self.states.get(value)) is not None]
+        if any(_ahead(state) for state in before):
+            return outputs
+        for place, state in enumerate(outputs):
+            if state is not None and _ahead(state):
+                shape = self.record.values[node.outputs[place] or 0].shape
+                outputs[place] = self._own(node, before, shape)
+        return outputs
+
+    def _own(self, node: Node, before: Sequence[Reach], shape: tuple[int, ...]) -> Reach:
+        """Positions stand in the dimension in which they stood; attention keeps those of its queries, and of none if only keys have them."""
+        varying = next((state.varying for state in before if state.varying), [])
+        if name(node) in SOFTMAX:
+            varying = [axis for axis in varying if axis == len(shape) - 2]
+        if len(varying) == 1 and varying[0] < len(shape) and shape[varying[0]] > 1:
+            return along(shape, varying[0])
+        return nothing(len(shape))
+
+
 def _leaks(record: Record, value: int, axis: int, n: int) -> tuple[Node, int, int] | None:
     """(the operation, a position, a later one that it depends on), where the record is causal and an output is not."""
-    if record.crash is not None or value in record.constants:
+    if record.crash is not None or value in record.constants or _read_twice(record, value):
         return None
-    states = trace(record, {value: along(record.values[value].shape, axis)})
+    own = along(record.values[value].shape, axis)
+    states = trace(record, {value: own})
     leaking = [
         o.value
         for o in record.outputs
         if _aligned(states.get(o.value), record.values[o.value].shape, axis, n) and _ahead(states.get(o.value))
     ]
-    causal = [node for node in record.nodes if node.phase == "forward" and _causal(node, states, n)] if leaking else []
-    if not causal:
+    if not leaking:
+        return None
+    healed = _Healed(record, {value: own}).run()
+    if not any(node.phase == "forward" and _causal(node, states, healed, n) for node in record.nodes):
         return None
     ancestors = set[int]().union(*(behind(Context(Analysis.build(record, {})), output) for output in leaking))
     for node in record.nodes:
         for out in node.outputs:
             ahead = _ahead(states.get(out)) if out in ancestors else None
-            if ahead is None or out is None or node.phase != "forward":
-                continue
-            joined = _follows(record, causal, out, states) or any(_before(record, other, node) for other in causal)
-            return (node, *ahead) if joined else None
+            if ahead is not None and node.phase == "forward":
+                return (node, *ahead)
     return None
+
+
+def _read_twice(record: Record, value: int) -> bool:
+    """Whether two embeddings read the ids: an encoder and a decoder that is fed with the same ones, shifted."""
+    reached, tables = {value}, 0
+    for node in record.nodes:
+        if node.phase == "forward" and not reached.isdisjoint(node.inputs):
+            if name(node) == "embedding":
+                tables += 1
+            elif not any(v is not None and record.values[v].floating for v in node.outputs):
+                reached.update(v for v in node.outputs if v is not None)
+    return tables > 1
 
 
 def _aligned(state: Reach | None, shape: tuple[int, ...], axis: int, n: int) -> bool:
@@ -173,14 +202,14 @@ def _ahead(state: Reach | None) -> tuple[int, int] | None:
     return (int(late[0]), int(hi[late[0]])) if late.size else None
 
 
-def _causal(node: Node, states: Mapping[int, Reach | None], n: int) -> bool:
-    """Whether an operation takes from the past alone: a triangular mask, or a window that ends at the position itself."""
-    if node.function in RECURRENT:
+def _causal(node: Node, states: Mapping[int, Reach | None], healed: Mapping[int, Reach | None], n: int) -> bool:
+    """Whether an attention over the input's own positions has a triangular mask: a row sees itself and what is before it."""
+    if name(node) not in SOFTMAX or node.outputs[0] is None:
         return False
-    if name(node) in ("_softmax", "_safe_softmax") and node.outputs[0] is not None:
-        state = states.get(node.outputs[0])
-        return state is not None and state.closed is not None and state.sort == "zero" and _triangular(state.closed, n)
-    return False
+    state, own = states.get(node.outputs[0]), healed.get(node.outputs[0])
+    if state is None or own is None or state.closed is None or state.sort != "zero" or not _triangular(state.closed, n):
+        return False
+    return own.varying == [own.hi.ndim - 2] and bool((own.hi.reshape(-1) >= np.arange(n)).all()) and bool((own.lo < own.hi).any())
 
 
 def _triangular(closed: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], n: int) -> bool:
@@ -189,34 +218,3 @@ def _triangular(closed: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], n: int)
         return False
     last = n - 1 - (~closed.reshape(-1, n, n)[0])[:, ::-1].argmax(axis=1)
     return any(bool((last == np.minimum(np.arange(n) + k, n - 1)).all()) for k in (0, 1, 2))
-
-
-def _before(record: Record, one: Node, two: Node) -> bool:
-    """Whether the second operation depends on the first."""
-    found = {v for v in one.outputs if v is not None}
-    for node in record.nodes[one.id + 1 : two.id + 1]:
-        if not found.isdisjoint(node.inputs):
-            found.update(v for v in node.outputs if v is not None)
-            if node.id == two.id:
-                return True
-    return False
-
-
-def _follows(record: Record, causal: list[Node], value: int, states: Mapping[int, Reach | None]) -> bool:
-    """Whether a leaked value comes to a causal operation with its positions in place, not through an attention over all of them."""
-    found = {value}
-    targets = {node.id for node in causal}
-    for node in record.nodes:
-        if node.phase != "forward" or found.isdisjoint(node.inputs):
-            continue
-        if node.id in targets:
-            return True
-        aligned = name(node) in ALIGNED and all(
-            len(states[v].varying) <= 1 for v in node.outputs if v is not None and states.get(v) is not None
-        )  # pyright: ignore[reportOptionalMemberAccess]
-        scores = name(node) in ("bmm", "baddbmm", "add", "mul", "div", "masked_fill", "where", "view", "_unsafe_view") and any(
-            v is not None and (s := states.get(v)) is not None and len(s.varying) == 2 for v in node.outputs
-        )
-        if aligned or scores:
-            found.update(v for v in node.outputs if v is not None)
-    return False

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from initio.core.record import Node, Record
 
-__all__ = ["FAR", "RULES", "Array", "Mask", "Reach", "Tracer", "UnknownError", "along", "compressed", "expanded", "rule", "trace", "union"]
+__all__ = ["FAR", "RULES", "Array", "Mask", "Reach", "Tracer", "UnknownError", "along", "compressed", "expanded", "nothing", "rule", "trace", "union"]
 
 FAR = 1 << 20
 LARGEST = 1 << 22
