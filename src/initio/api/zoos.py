@@ -122,7 +122,9 @@ def _hf_inputs(configuration: Any, model: Any) -> dict[str, str] | None:
     )
     ids = f"2x{min(TOKENS, positions)}:int({vocabulary})"
     if main == "input_ids" and vocabulary:
-        return {"input_ids": ids, "decoder_input_ids": ids} if configuration.is_encoder_decoder else {"input_ids": ids}
+        takes = inspect.signature(model.forward).parameters
+        both = configuration.is_encoder_decoder and "decoder_input_ids" in takes
+        return {"input_ids": ids, "decoder_input_ids": ids} if both else {"input_ids": ids}
     vision = getattr(configuration, "vision_config", configuration)
     size = getattr(vision, "image_size", None)
     if main == "pixel_values" and size:

@@ -82,9 +82,16 @@ def softmax_wrong_dim(context: Context) -> Iterator[Found]:
             source=place(context, node.module, node) if node.module in context.modules and node.module else node.source,
             evidence={"axis": dim, "size": shape[dim], "shape": text},
             remedy="Name the axis of the classes or positions that compete, such as dim=1; for one score use a sigmoid.",
+            also=() if over_samples else _scored(context, node),
             entity=f"dim={dim}",
             group=str(node.source),
         )
+
+
+def _scored(context: Context, node: Node) -> tuple[str, ...]:
+    """The layer that computes the score, and gets no gradient."""
+    ends = {layer.leaving: layer.where for layer in affines(context)}
+    return tuple(ends[value] for value, _ in back(context, node.inputs[0]) if ends.get(value))
 
 
 def _one_score(context: Context, node: Node, dim: int) -> bool:

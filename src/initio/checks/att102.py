@@ -83,7 +83,7 @@ def attention_scale(context: Context) -> Iterator[Found]:
             remedy=f"Scale by {each.width}**-0.5 once; scaled_dot_product_attention does so itself.",
             fix=Fix("Scale by 1/√d once", "unsafe"),
             entity="scale",
-            group=f"{each.product.source}:{each.scale:.4g}",
+            group=f"{said}:{each.product.source}",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from initio.checks.affine import affines
 from initio.checks.framework import Context
 from initio.checks.graph import name
 from initio.core.record import Node
@@ -27,9 +28,14 @@ def sample_axes(context: Context) -> dict[int, int]:
     if key not in context.__dict__:
         size = samples(context)
         found = {item.value: 0 for item in context.record.inputs} if size > 1 else {}
+        behind = {layer.leaving: layer.entering for layer in affines(context)}
         for node in context.record.nodes if found else ():
             if node.phase != "backward":
                 _follow(context, node, found, size)
+            for output in node.outputs:
+                before = behind.get(output) if output is not None else None
+                if before in found and output not in found and found[before] == 0:
+                    found[output or 0] = 0  # a linear layer flattens what is before the last axis, and restores it
         context.__dict__[key] = found
     return context.__dict__[key]
 

@@ -12,6 +12,8 @@ from initio.checks.graph import VIEWS, name
 __all__ = ["Chain", "chains", "parallel", "projections"]
 
 MERGES = frozenset({"add", "cat", "stack"})
+NARROW = 8
+"""Layers with fewer channels are too small for their time to matter."""
 FEWEST = 4
 """Chains below this number are no split–transform–merge layer."""
 
@@ -25,15 +27,16 @@ class Chain:
     merge: str
 
 
-def parallel(context: Context) -> list[list[Affine]]:
+def parallel(context: Context, narrow: int = NARROW) -> list[list[Affine]]:
     """Groups of ordinary layers with one input and the same window, each weight used once."""
     uses: dict[int, int] = {}
     groups: dict[object, list[Affine]] = {}
     for layer in affines(context):
         uses[layer.weight.value] = uses.get(layer.weight.value, 0) + 1
         window = (layer.kind, layer.kernel, layer.stride, layer.padding, layer.dilation, layer.bias is None)
+        wide = min(layer.inputs, layer.outputs) >= narrow
         ordinary = layer.groups == 1 and not layer.transposed and layer.weight.trainable and len(layer.shape) > 1
-        if ordinary and layer.node.function != "multi_head_attention_forward":
+        if wide and ordinary and layer.node.function != "multi_head_attention_forward":
             groups.setdefault((_shown(context, layer.entering), *window), []).append(layer)
     return [group for group in groups.values() if len(group) > 1 and all(uses[layer.weight.value] == 1 for layer in group)]
 
@@ -67,7 +70,7 @@ def chains(context: Context) -> list[list[Chain]]:
     """Groups of at least four chains of one form on one input, which a sum or a concatenation merges."""
     starts = {layer.entering: layer for layer in affines(context)}
     found: list[list[Chain]] = []
-    for group in parallel(context):
+    for group in parallel(context, narrow=1):
         forms: dict[object, list[Chain]] = {}
         for layer in group if len(group) >= FEWEST else ():
             chain = _chain(context, layer, starts)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from initio.checks.source import parsed
 from initio.core.record import Source
 
-__all__ = ["overwritten_names", "read_names"]
+__all__ = ["overwritten_names", "read_names", "rebound"]
 
 
 @lru_cache(maxsize=4096)
@@ -67,6 +67,14 @@ def overwritten_names(place: Source) -> frozenset[str]:
         elif target.id in names:
             names = {*operands} if target.id in operands else names - {target.id}
     return frozenset(names - new)
+
+
+@lru_cache(maxsize=4096)
+def rebound(first: Source, last: Source) -> frozenset[str]:
+    """Names that statements between two lines assign anew."""
+    function = _function(first.file, first.line)
+    stores = [node for node in ast.walk(function) if isinstance(node, ast.Name)] if function is not None else []
+    return frozenset(node.id for node in stores if isinstance(node.ctx, ast.Store) and first.line < node.lineno < last.line)
 
 
 def _assignments(function: ast.FunctionDef, before: int) -> list[ast.Assign]:

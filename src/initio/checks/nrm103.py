@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from initio.checks.affine import BATCH_NORMS, affines, back, drops, of_event, place
@@ -67,11 +66,12 @@ def dropout_before_batchnorm(context: Context) -> Iterator[Found]:
                 continue
             before = context.analysis.of(drop.entering)
             spread = before.varying if before.varying == before.varying else before.second - before.mean**2
-            ratio = 1 + drop.p / (1 - drop.p) * before.second / spread if spread > 0 else math.nan
+            least = 1 / (1 - drop.p)  # E[x²] ≥ Var x
+            ratio = 1 + drop.p / (1 - drop.p) * before.second / spread if spread > 0 else least
             if ratio > LEAST:
                 through = "" if value == entering else ", through the linear maps in between"
                 yield Found(
-                    message=f"with p = {drop.p:g} the variance in training is {ratio:.3g} times that in evaluation{through}; the norm "
+                    message=f"with p = {drop.p:g} the variance in training is {'' if spread > 0 else 'at least '}{ratio:.3g} times that in evaluation{through}; the norm "
                     f"remembers the one and is used on the other.",
                     module=node.module,
                     source=place(context, node.module, node),

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from initio.checks.affine import BATCH_NORMS, place
+from initio.checks.affine import BATCH_NORMS, affines, back, place
 from initio.checks.framework import Context, Found, check
 from initio.checks.graph import name
 from initio.core.record import Node
@@ -57,6 +57,7 @@ def norm_of_one_value(context: Context) -> Iterator[Found]:
                 source=place(context, node.module, node),
                 evidence={"values": 1, "shape": shape},
                 remedy="Normalise over more values (another axis, fewer groups), or leave the norm out.",
+                also=_before(context, node),
                 entity="one value",
                 group=f"{node.function}:{place(context, node.module, node)}",
             )
@@ -72,6 +73,12 @@ def norm_of_one_value(context: Context) -> Iterator[Found]:
             remedy="Give a batch of at least two (--input), drop the last small batch in training, or normalise before the pooling.",
             entity="one value",
         )
+
+
+def _before(context: Context, node: Node) -> tuple[str, ...]:
+    """The layer whose output is lost."""
+    ends = {layer.leaving: layer.where for layer in affines(context) if layer.where}
+    return tuple(ends[value] for value, _ in back(context, node.inputs[0]) if value in ends)[:1]
 
 
 def _count(context: Context, node: Node) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from initio.checks.affine import NONNEGATIVE, place
 from initio.checks.framework import Context, Found, check
 from initio.checks.graph import VIEWS, name, origin, same_line
-from initio.checks.names import overwritten_names, read_names
+from initio.checks.names import overwritten_names, read_names, rebound
 from initio.core.finding import Fix
 from initio.core.record import Node
 
@@ -95,7 +95,8 @@ def _nothing_changes(context: Context, node: Node) -> bool:
 def _reader(context: Context, node: Node, before: int, after: int) -> Node | None:
     """The sum that reads the new contents under an old name."""
     call = _enclosing(context, node, before, after)
-    old = overwritten_names(node.source) if node.source is not None else frozenset[str]()
+    frame = _frame(context, node, before)
+    old = overwritten_names(node.source) if node.source is not None and frame is not None else frozenset[str]()
     for reader in context.record.nodes[node.id + 1 :]:
         if reader.phase == "backward" or name(reader) not in SUMS or not any(_shows(context, value, after) for value in reader.inputs):
             continue
@@ -103,9 +104,22 @@ def _reader(context: Context, node: Node, before: int, after: int) -> Node | Non
             return reader
         if reader.source is None or node.source is None or reader.source.file != node.source.file or same_line(reader.source, node.source):
             continue
-        if reader.source.function == node.source.function and old & read_names(reader.source):
+        if reader.call == frame and (old - rebound(node.source, reader.source)) & read_names(reader.source):
             return reader
     return None
+
+
+def _frame(context: Context, node: Node, before: int) -> int | None:
+    """The call whose code holds the operation's line; None where what that line hands over is not the tensor that is overwritten."""
+    number = node.call
+    while number >= 0:
+        call = context.record.calls[number]
+        if not same_line(call.source, node.source):
+            return number
+        if not any(_shows(context, before, value) for value in call.inputs):
+            return None
+        number = call.parent
+    return number
 
 
 def _shows(context: Context, value: int, target: int) -> bool:

@@ -34,6 +34,16 @@ class ReportFormat(str, Enum):
     markdown = "markdown"
 
 
+class CheckFormat(str, Enum):
+    """Formats of `initio check`."""
+
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+    sarif = "sarif"
+    github = "github"
+
+
 class FailOn(str, Enum):
     """The least severity that makes the exit status 1."""
 
@@ -88,32 +98,30 @@ def check(
     evaluate: Eval = False,
     select: Select = None,
     ignore: Ignore = None,
-    fail_on: Annotated[FailOn, typer.Option(help="Least severity that makes the exit status 1")] = FailOn.warning,
-    format: Annotated[ReportFormat, typer.Option("--format", "-f", help="Format of the report")] = ReportFormat.text,  # noqa: A002
+    fail_on: Annotated[FailOn | None, typer.Option(help="Least severity that makes the exit status 1 (warning)")] = None,
+    format: Annotated[CheckFormat, typer.Option("--format", "-f", help="Format of the report")] = CheckFormat.text,  # noqa: A002
     output: Output = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A pyproject.toml; else the nearest with [tool.initio]")] = None,
+    isolated: Annotated[bool, typer.Option("--isolated", help="Read no configuration")] = False,
+    baseline: Annotated[Path | None, typer.Option("--baseline", help="Leave out what this file lists")] = None,
+    write_baseline: Annotated[Path | None, typer.Option("--write-baseline", help="List all findings in this file, and pass")] = None,
+    static: Annotated[bool, typer.Option("--static", help="TARGET is a file or directory: read its source, import nothing")] = False,
+    timeout: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up on a target after that time")] = None,
 ) -> int:
     """What will break in a model, where, why, and the remedy."""
-    from initio.checks.framework import validate
-    from initio.core.report import exit_status
-    from initio.render import json, markdown, terminal
+    from initio.cli import checking
+    from initio.core.suppressions import baseline_text
 
-    chosen, ignored = codes(select), codes(ignore)
-    validate((*chosen, *ignored))
-    examples = _examples() if target is None else [target]
+    given = checking.settings(config, isolated)
+    request = checking.Request(target, inputs, arg, loss, evaluate, codes(select), codes(ignore), static, timeout, baseline)
+    note = "No target was given: these are the example models that ship with Initio." if target is None and not given.targets else ""
     with write(output) as sink:
-        reports = [_report(name, inputs, arg, loss, evaluate, chosen, ignored) for name in examples]
-        if format is not ReportFormat.text:
-            sink.write(json.render(reports) + "\n" if format is ReportFormat.json else markdown.render(reports))
-            return exit_status(reports, fail_on.value)
-        page = console(sink)
-        if target is None:
-            page.print("No target was given: these are the example models that ship with Initio.\n", style="italic")
-        for position, report in enumerate(reports):
-            if position:
-                page.print()
-            terminal.show_report(report, page)
-        terminal.show_summary(reports, page)
-    return exit_status(reports, fail_on.value)
+        reports = checking.gather(request, given, _examples)
+        if write_baseline is not None:
+            with write(write_baseline) as file:
+                file.write(baseline_text(reports))
+        checking.render(reports, format.value, sink, note)
+    return 0 if write_baseline is not None else checking.status(reports, fail_on.value if fail_on is not None else given.fail_on)
 
 
 @app.command()
@@ -227,24 +235,6 @@ def resolved(target: str, inputs: list[str] | None, arg: list[str] | None) -> tu
         remedy = "Say its shape: --input 8x3x224x224, or --input input_ids=2x128:int(50257)."
         raise InitioError("an input for this model", "none was given and none can be inferred", where=target, remedy=remedy)
     return found, specs or found.inputs
-
-
-def _report(
-    target: str,
-    inputs: list[str] | None,
-    arg: list[str] | None,
-    loss: str | None,
-    evaluate: bool,
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-) -> Any:
-    from dataclasses import replace
-
-    from initio.api import check as run
-
-    found, given = resolved(target, inputs, arg)
-    report = run(found.build, given, loss=loss or found.loss, train=not evaluate, select=select, ignore=ignore, target=target)
-    return replace(report, about=found.about)
 
 
 def _examples() -> list[str]:

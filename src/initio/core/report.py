@@ -19,13 +19,16 @@ SEVERITIES = ("error", "warning", "note")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The findings on one target, the gravest first. `ignored` counts those that were deselected."""
+    """The findings on one target, the gravest first. `ignored` counts those that were
+    deselected or suppressed, `remarks` says what the suppressions did not need.
+    """
 
     target: str
     findings: tuple[Finding, ...]
     analysis: Analysis = field(repr=False)
     ignored: int = 0
     about: str = ""
+    remarks: tuple[str, ...] = ()
 
     def count(self, severity: str) -> int:
         """Number of findings of a severity."""
@@ -36,7 +39,7 @@ class Report:
         """What the user should know beside the findings: how data-dependent choices were made, what was not claimed."""
         unknown = len(self.analysis.unknown)
         said = (f"{unknown} of {len(self.analysis.nodes)} operation outputs carry no claim; `initio show` names them",) if unknown else ()
-        return (*said, *self.analysis.notes)
+        return (*self.remarks, *said, *self.analysis.notes)
 
     def select(self, select: Iterable[str] = (), ignore: Iterable[str] = ()) -> Report:
         """The report restricted to codes that begin with one of `select` (all where empty) and with none of `ignore`."""

@@ -1,0 +1,175 @@
+"""What `initio check` does: which targets, under which configuration, and in which format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from initio.core.errors import InitioError
+
+if TYPE_CHECKING:
+    from initio.core.report import Report
+    from initio.core.settings import Settings
+
+__all__ = ["Request", "gather", "render", "settings", "status"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The command line of `initio check`."""
+
+    target: str | None
+    inputs: list[str] | None
+    args: list[str] | None
+    loss: str | None
+    evaluate: bool
+    select: tuple[str, ...]
+    ignore: tuple[str, ...]
+    static: bool = False
+    timeout: float | None = None
+    baseline: Path | None = None
+
+
+def settings(file: Path | None, isolated: bool = False) -> Settings:
+    """The configuration named, or that of the nearest pyproject.toml; its codes are checked."""
+    from initio.checks.framework import validate
+    from initio.core import settings as configuration
+
+    found = configuration.load(file if file is not None else None if isolated else configuration.find(Path.cwd()))
+    configuration.validate(found, validate)
+    return found
+
+
+def gather(request: Request, given: Settings, examples: Callable[[], Iterable[str]]) -> list[Report]:
+    """A report on each target, without what the configuration, comments and the baseline silence."""
+    from initio.checks.framework import validate
+    from initio.core.report import selected
+    from initio.core.suppressions import read_baseline, suppress
+
+    select, ignore = request.select or given.select, (*given.ignore, *request.ignore)
+    validate((*request.select, *request.ignore))
+    file = request.baseline or given.baseline
+    known: Mapping[str, tuple[str, ...]] | None = None if file is None else read_baseline(file)
+    if request.static:
+        reports = _static(request, select, ignore)
+    else:
+        reports = [_timed(each, select, ignore) for each in _requests(request, given, examples)]
+
+    def judged(code: str) -> bool:
+        from initio.checks.static import STATIC
+
+        possible = not request.static or (bool(code) and any(each.startswith(code) for each in STATIC))
+        return possible and (selected(code, select, ignore) if code else not (select or ignore))
+
+    return [suppress(report, given.per_module, known, judged) for report in reports]
+
+
+def _requests(request: Request, given: Settings, examples: Callable[[], Iterable[str]]) -> list[Request]:
+    """One request a target: the one that is named (with what the configuration says of it), those of the configuration, or the examples."""
+    known = {each.target: each for each in given.targets}
+    if request.target is None and not known:
+        return [replace(request, target=name) for name in examples()]
+    found: list[Request] = []
+    for name in [request.target] if request.target is not None else known:
+        each = known.get(name)
+        if each is not None:
+            args = [*(f"{key}={value!r}" if not isinstance(value, str) else f"{key}={value}" for key, value in each.args.items())]
+            found.append(
+                replace(
+                    request, target=name, inputs=request.inputs or _texts(each.inputs), args=[*args, *(request.args or ())],
+                    loss=request.loss or each.loss, evaluate=request.evaluate or each.eval,
+                )
+            )  # fmt: skip
+        else:
+            found.append(replace(request, target=name))
+    return found
+
+
+def _texts(inputs: Any) -> list[str] | None:
+    """Inputs of a configuration as the command line writes them."""
+    if inputs is None:
+        return None
+    if isinstance(inputs, Mapping):
+        return [f"{name}={text}" for name, text in inputs.items()]
+    return [str(each) for each in inputs] if isinstance(inputs, (list, tuple)) else [str(inputs)]
+
+
+def _timed(request: Request, select: tuple[str, ...], ignore: tuple[str, ...]) -> Report:
+    from initio.api import check
+    from initio.api.steps import crash_error
+    from initio.checks.framework import EXPLAINS_CRASH
+    from initio.cli.app import resolved
+    from initio.cli.deadline import deadline
+
+    target = request.target or ""
+    with deadline(request.timeout, target):
+        found, given = resolved(target, request.inputs, request.args)
+        train = not request.evaluate
+        report = check(found.build, given, loss=request.loss or found.loss, train=train, select=select, ignore=ignore, target=target)
+    crash = report.analysis.record.crash
+    if crash is not None and not any(finding.code in EXPLAINS_CRASH for finding in report.findings):
+        raise crash_error(crash, target)
+    return replace(report, about=found.about)
+
+
+def _static(request: Request, select: tuple[str, ...], ignore: tuple[str, ...]) -> list[Report]:
+    """A report on each file with findings, or on the path as a whole where there is none."""
+    from initio.checks.static import files, scan
+    from initio.core.analysis import Analysis
+    from initio.core.record import Record
+    from initio.core.report import Report
+
+    if request.target is None:
+        raise InitioError("a file or a directory", "none was given", where="--static", remedy="Write initio check src/ --static.")
+    empty = Analysis.build(Record((), (), (), (), (), ()), {})
+    reports = [Report(str(file), scan(file), empty).select(select, ignore) for file in files(Path(request.target))]
+    found = [report for report in reports if report.findings]
+    return found or [Report(request.target, (), empty)]
+
+
+def render(reports: Sequence[Report], format: str, sink: TextIO, note: str = "") -> None:  # noqa: A002
+    """Write the reports in a format."""
+    if format == "sarif":
+        from initio import __version__
+        from initio.checks.framework import all_checks
+        from initio.render import sarif
+
+        sink.write(sarif.render(reports, [(c.code, c.name, c.severity, c.summary, c.page) for c in all_checks()], __version__) + "\n")
+    elif format == "github":
+        from initio.render import github
+
+        sink.write(github.render(reports))
+    elif format == "json":
+        from initio.render import json
+
+        sink.write(json.render(reports) + "\n")
+    elif format == "markdown":
+        from initio.render import markdown
+
+        sink.write(markdown.render(reports))
+    else:
+        _terminal(reports, sink, note)
+
+
+def _terminal(reports: Sequence[Report], sink: TextIO, note: str) -> None:
+    from initio.cli.output import console
+    from initio.render import terminal
+
+    page = console(sink)
+    if note:
+        page.print(f"{note}\n", style="italic")
+    for position, report in enumerate(reports):
+        if position:
+            page.print()
+        terminal.show_report(report, page)
+    terminal.show_summary(reports, page)
+
+
+def status(reports: Sequence[Report], fail_on: str) -> int:
+    """0 or 1 by the findings; 2 where a model crashed and nothing says why but the crash itself: it could not be checked."""
+    from initio.core.report import exit_status
+
+    crashed = any(finding.code == "SHP105" for report in reports for finding in report.findings)
+    return 2 if crashed else exit_status(reports, fail_on)
