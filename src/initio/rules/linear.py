@@ -16,7 +16,7 @@ from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_so
 from initio.core.overlap import Mixed, inherited, marked, overlap_of, summed
 from initio.core.scalar import IDENTITY
 from initio.rules.indexing import lookup, scattered
-from initio.rules.scale_free import gains, radial, remember_fan, summed
+from initio.rules.scale_free import gains, radial, remember_fan, without_radial_sums
 from initio.rules.tied import remember_embedding, tied_product
 from initio.rules.table import Result, context, rule
 
@@ -321,7 +321,7 @@ def convolution_backward(grad: Moments, x: Moments, w: Moments, bias_sizes: Any,
     taps = [window_taps(large.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i], small.shape[2 + i]) for i in range(n)]
     dx: Moments | Unknown | None = None
     through, onto = gains(grad)
-    noted, grad = grad, summed(grad)
+    noted, grad = grad, without_radial_sums(grad)
     if mask[0]:
         dx = convolve(grad, w, taps, groups, False) if transposed else convolve(grad, w, [t.transposed() for t in taps], groups, True)
         if isinstance(dx, Moments):

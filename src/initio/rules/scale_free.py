@@ -17,7 +17,7 @@ from initio.core.moments import Factor, Moments, Unknown, pair_values
 from initio.core.scalar import IDENTITY
 from initio.rules.table import context
 
-__all__ = ["divided_by_own_scale", "fan_in", "gains", "orthogonal", "radial", "remember_fan", "scale_cancels", "summed", "without_radial"]
+__all__ = ["divided_by_own_scale", "fan_in", "gains", "orthogonal", "radial", "remember_fan", "scale_cancels", "without_radial", "without_radial_sums"]
 
 SMALL = 0.02
 """Share of the radial part below which it is left alone."""
@@ -85,7 +85,7 @@ def orthogonal(dx: Moments, xhat: Moments) -> None:
         _memory("radial")[dx.law[0].field.id] = (xhat, 1.0)
 
 
-def summed(grad: Moments) -> Moments:
+def without_radial_sums(grad: Moments) -> Moments:
     """grad = h φ, right in its sums over samples and positions where h is noted to have no part along an x."""
     noted = [(f, _memory("radial")[f.field.id]) for f in grad.law if f.field.id in _memory("radial")]
     rest = [f for f in grad.law if f.field.id not in _memory("radial")]
