@@ -139,8 +139,8 @@ class _Healed(Tracer):
         return outputs
 
     def _own(self, node: Node, before: Sequence[Reach], shape: tuple[int, ...]) -> Reach:
-        """Positions stand in the dimension in which they stood; attention keeps those of its queries, and of none if only keys have them."""
-        varying = next((state.varying for state in before if state.varying), [])
+        """Positions stand in the dimension in which they stood; attention keeps those of its queries."""
+        varying = next((state.varying for state in before if state.varying), list[int]())
         if name(node) in SOFTMAX:
             varying = [axis for axis in varying if axis == len(shape) - 2]
         if len(varying) == 1 and varying[0] < len(shape) and shape[varying[0]] > 1:

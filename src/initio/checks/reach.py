@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from initio.core.record import Node, Record
 
-__all__ = ["FAR", "RULES", "Array", "Mask", "Reach", "Tracer", "UnknownError", "along", "compressed", "expanded", "nothing", "rule", "trace", "union"]
+__all__ = [
+    "FAR", "RULES", "Array", "Mask", "Reach", "Tracer", "UnknownError", "along", "compressed", "expanded", "nothing", "rule", "trace", "union",
+]  # fmt: skip
 
 FAR = 1 << 20
 LARGEST = 1 << 22
@@ -141,7 +143,8 @@ class Tracer:
 
     def shape(self, argument: Any) -> tuple[int, ...]:
         """The shape of a tensor argument."""
-        return tuple(self.record.values[argument.value].shape)
+        value: int = argument.value
+        return self.record.values[value].shape
 
     def state(self, argument: Any) -> Reach:
         """The reach of an argument; constants carry the mark where they are 0 or −∞."""
