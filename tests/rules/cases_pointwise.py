@@ -86,7 +86,7 @@ def d(
 
 BACKWARD = [
     d("gelu_backward"),
-    d("gelu_backward", name="tanh", approximate="tanh"),
+    Case("aten.gelu_backward", (g, x), {"approximate": "tanh"}, name="tanh", cotangent=g, pointwise=True),
     d("silu_backward"),
     d("mish_backward"),
     d("hardtanh_backward", -0.5, 1.0, kinks=(-0.5, 1)),

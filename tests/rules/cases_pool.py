@@ -115,24 +115,26 @@ def cotangent(*shape: int) -> Normal:
     return Normal(shape, components(len(shape), (0.2, 0.1, 0.2)), mean=0.8)
 
 
-m22, m32, m33, m222 = cotangent(2, 2, 2, 2), cotangent(2, 2, 3, 2), cotangent(2, 2, 3, 3), cotangent(2, 1, 2, 2, 2)
+m22, m32, m33, m222 = cotangent(1, 2, 2, 2), cotangent(1, 2, 3, 2), cotangent(1, 2, 3, 3), cotangent(1, 2, 2, 2, 2)
+single = Normal((1, 2, 5, 4), {(0, 1, 2, 3): 1.0, (0, 1): 0.3, (): 0.1}, mean=0.2)
+block = Normal((1, 2, 4, 3, 3), {(0, 1, 2, 3, 4): 1.0, (): 0.2})
 
 MAXIMA_BACKWARD = [
     Case(
         "aten.max_pool2d_with_indices_backward",
-        (m22, plain, [2, 2], [2, 2], [0, 0], [1, 1], False, None),
+        (m22, single, [2, 2], [2, 2], [0, 0], [1, 1], False, None),
         batched=True,
         forward=whole(lambda t: F.max_pool2d(t, 2, 2)),
-        wrt=(plain,),
+        wrt=(single,),
         cotangent=m22,
     ),
     Case(
         "aten.max_pool2d_with_indices_backward",
-        (m32, plain, [3, 3], [2, 2], [1, 1], [1, 1], False, None),
+        (m32, single, [3, 3], [2, 2], [1, 1], [1, 1], False, None),
         name="overlapping",
         batched=True,
         forward=whole(lambda t: F.max_pool2d(t, 3, 2, 1)),
-        wrt=(plain,),
+        wrt=(single,),
         cotangent=m32,
     ),
     Case(
@@ -146,26 +148,26 @@ MAXIMA_BACKWARD = [
     ),
     Case(
         "aten.max_pool3d_with_indices_backward",
-        (m222, volume, [2, 2, 2], [2, 1, 1], [0, 0, 0], [1, 1, 1], False, None),
+        (m222, block, [2, 2, 2], [2, 1, 1], [0, 0, 0], [1, 1, 1], False, None),
         batched=True,
         forward=whole(lambda t: F.max_pool3d(t, 2, (2, 1, 1))),
-        wrt=(volume,),
+        wrt=(block,),
         cotangent=m222,
     ),
     Case(
         "aten.adaptive_max_pool2d_backward",
-        (m33, plain, None),
+        (m33, single, None),
         batched=True,
         forward=whole(lambda t: F.adaptive_max_pool2d(t, 3)),
-        wrt=(plain,),
+        wrt=(single,),
         cotangent=m33,
     ),
     Case(
         "aten.adaptive_max_pool3d_backward",
-        (m222, volume, None),
+        (m222, block, None),
         batched=True,
         forward=whole(lambda t: F.adaptive_max_pool3d(t, 2)),
-        wrt=(volume,),
+        wrt=(block,),
         cotangent=m222,
     ),
 ]

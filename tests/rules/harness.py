@@ -474,7 +474,7 @@ def check_linear(case: Case) -> None:
 def _points(kinks: Sequence[float], low: float, high: float) -> tuple[Any, Any]:
     """Composite Gauss–Legendre points and weights between low and high, split at the kinks."""
     x, w = np.polynomial.legendre.leggauss(10)
-    edges = np.unique(np.concatenate([np.linspace(low, high, 111), [k for k in kinks if low < k < high]]))
+    edges = np.unique(np.concatenate([np.linspace(low, high, 81), [k for k in kinks if low < k < high]]))
     half = np.diff(edges) / 2
     return ((edges[1:] + edges[:-1])[:, None] / 2 + half[:, None] * x).ravel(), (half[:, None] * w).ravel()
 

@@ -4,10 +4,13 @@ Two windows of n₁ and n₂ entries that share s of them have N = n₁ + n₂ �
 with probability 1/N; if it is shared, both windows choose it, else the other window's maximum is any of its entries.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
@@ -21,8 +24,8 @@ __all__ = ["choice_matrix", "chosen", "maxima", "overlap_counts", "window_kinds"
 
 _EDGES = np.linspace(-9.0, 9.0, 601)
 _MIDDLE = (_EDGES[1:] + _EDGES[:-1]) / 2
-_NODES, _WEIGHTS = hermegauss(48)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+_NODES, _RAW = hermegauss(48)
+_WEIGHTS = _RAW / _RAW.sum()
 
 
 def _orders() -> Array:
@@ -165,7 +168,7 @@ def overlap_counts(taps: Taps, out: Axis) -> list[list[tuple[float, int, int, in
 
 
 @lru_cache(maxsize=512)
-def _choices(taps: Taps, source: Axis, out: Axis) -> tuple[Labels, Array]:
+def _choices(taps: Taps, source: Axis, out: Axis) -> tuple[Labels, Any]:
     """Classes of the entries i and j and of the windows w ∋ i and v ∋ j, |w|, |v|, |w ∩ v|, [i ∈ v], [j ∈ w], [i = j], and their number."""
     size = (taps.index >= 0).sum(axis=0)
     w, v, shared = _near(taps)
@@ -221,7 +224,7 @@ def choice_matrix(taps: tuple[Taps, ...], sources: tuple[Axis, ...], outs: tuple
     apart = np.where(left, np.where(right, 0.0, 1 / n1), np.where(right, 1 / n2, 1 / n1 + 1 / n2))
     probability = np.where(same, 1.0, apart) / union
     shape = (math.prod(a.P for a in sources), math.prod(b.P for b in outs))
-    matrix = np.bincount(entry * shape[1] + window, count * probability, shape[0] * shape[1]).reshape(shape)
+    matrix: Any = np.bincount(entry * shape[1] + window, count * probability, shape[0] * shape[1]).reshape(shape)
     _fill_empty(matrix, sources)
     everything: Array = np.ones(1)
     for a in sources:
@@ -229,7 +232,7 @@ def choice_matrix(taps: tuple[Taps, ...], sources: tuple[Axis, ...], outs: tuple
     split: list[tuple[int, Array]] = []
     for n in np.unique(union[same]).tolist():
         pick = same & (union == n)
-        split.append((int(n), np.bincount(window[pick], (count * probability * everything[entry])[pick], shape[1])))
+        split.append((int(n), np.asarray(np.bincount(window[pick], (count * probability * everything[entry])[pick], shape[1]), dtype=float)))
     return matrix, tuple(split)
 
 

@@ -1,5 +1,7 @@
 """Largest and smallest entries along dimensions, norms, and the logarithm of a sum of exponentials."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math
@@ -77,7 +79,7 @@ def max_(x: Moments, dim: Any = None, keepdim: bool = False) -> Result:
 
 
 @rule("aten.linalg_vector_norm", "aten.norm")
-def vector_norm(x: Moments, p: float = 2.0, dim: Any = None, keepdim: bool = False, **_: Any) -> Moments:
+def vector_norm(x: Moments, p: float | None = 2.0, dim: Any = None, keepdim: bool = False, **_: Any) -> Moments:
     """(Σ |x|^p)^(1/p) over dimensions."""
     order = 2.0 if p is None else float(p)
     size = apply(x, FUNCTIONS["abs"]) if order != 2 else x  # type: ignore[arg-type]

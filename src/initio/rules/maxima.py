@@ -1,5 +1,7 @@
 """Maxima over windows: the largest of exchangeable normals forward, the chosen entry of every window backward."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import itertools
@@ -78,7 +80,8 @@ class _Exchangeable:
 
 def _exchangeable(x: Moments, n: int) -> _Exchangeable:
     x = x.with_law()
-    if len(x.law) > 1 or not (x.law[0].fn is IDENTITY or x.law[0].fn.increasing):
+    f, alone = x.law[0], len(x.law) == 1
+    if not alone or not (f.fn is IDENTITY or f.fn.increasing):
         x = replace(x.opaque(), extra={})
     rank = len(x.dims)
     for d in range(rank - n, rank):
@@ -142,7 +145,7 @@ def maximum(x: Moments, taps: Sequence[Taps]) -> Moments:
     tables = [overlap_counts(t, a) for t, a in zip(taps, outs, strict=True)]
     kinds = list(zip(e.mean.ravel().tolist(), e.common.ravel().tolist(), strict=True))
     laws = [maxima(e.f, m, c, e.own) for m, c in kinds]
-    index = np.arange(len(kinds)).reshape(e.mean.shape)
+    index: Any = np.arange(len(kinds)).reshape(e.mean.shape)
     first, second = (v.ravel().astype(int) for v in pair_values(e.others, index))
     common = e.common.ravel()
     rho = np.divide(

@@ -1,5 +1,7 @@
 """Means over windows, and their backward forms."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,7 @@
 """Known linear maps along the positions: interpolation, padding by reflection or replication, cumulative sums, and their adjoints."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import re
@@ -32,7 +34,7 @@ def _mapped(x: Moments, matrices: Sequence[Array]) -> Moments:
     return x
 
 
-def _rows(index: Array, n: int) -> Array:
+def _rows(index: Any, n: int) -> Array:
     out = np.zeros((len(index), n))
     out[np.arange(len(index)), index.astype(int)] = 1.0
     return out
@@ -45,14 +47,14 @@ def _nearest(n: int, out: int, step: float, shift: float) -> Array:
     return _rows(np.clip(np.floor((np.arange(out) + shift) * step), 0, n - 1), n)
 
 
-def _hat(t: Array) -> Array:
+def _hat(t: Any) -> Array:
     return np.maximum(1.0 - np.abs(t), 0.0)
 
 
-def _cubic(a: float) -> Callable[[Array], Array]:
+def _cubic(a: float) -> Callable[[Any], Array]:
     """Keys's kernel (1981)."""
 
-    def kernel(t: Array) -> Array:
+    def kernel(t: Any) -> Array:
         t = np.abs(t)
         near = ((a + 2) * t - (a + 3)) * t * t + 1
         far = a * (((t - 5) * t + 8) * t - 4)

@@ -1,5 +1,7 @@
 """Sliding windows as dimensions of their own (unfold, im2col), and the sums that undo them (col2im)."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -28,7 +30,7 @@ def _pairs(taps: Taps, source: Axis, positions: Axis, offsets: Axis) -> Array:
     g = len(groups)
     out = np.zeros((source.P, positions.P, offsets.P))
 
-    def matched(*keys: Array) -> Array:
+    def matched(*keys: Any) -> Array:
         """Number of ordered pairs of two groups that agree on the keys."""
         _, code = np.unique(np.stack(keys, axis=1), axis=0, return_inverse=True)
         table = np.zeros((code.max() + 1, g))

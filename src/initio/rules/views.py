@@ -1,5 +1,7 @@
 """Views of memory that the recorder writes out (`initio.view_of`, `initio.scatter_view`), and shuffles of pixels."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
