@@ -253,7 +253,7 @@ def layer_step(graph: FactorGraph, found: list[Layer], walk: Walk, engine: Mappi
     text = (
         ""
         if not none
-        else "Where no formula stands, a premise of the closed forms fails (norm, attention, border, dependent sum): the number is the engine's."
+        else "Where no formula stands, a premise of the closed forms fails (norm, attention, border, dependent sum): it is the engine's."
     )
     checks = [
         beside(pairs, ENGINE, "formulas that are exact at every width against the engine")
