@@ -99,6 +99,7 @@ def advance(node: Node, record: Record, values: dict[int, Moments | Unknown], us
             continue
         made = results[k] if k < len(results) else None
         if isinstance(made, Moments):
+            made = bounded(made)
             expected = record.values[out].shape
             if made.shape != expected:
                 made = Unknown(f"the rule of {node.op} gave shape {made.shape} for {expected}", node.id)
@@ -109,6 +110,19 @@ def advance(node: Node, record: Record, values: dict[int, Moments | Unknown], us
         else:
             made = Unknown(f"{node.op} makes no claim about this output", node.id)
         values[out] = made
+
+
+LARGEST = 40_000
+"""Most pair classes that a value keeps."""
+
+
+def bounded(x: Moments) -> Moments:
+    """The same with the kinds of the finest axes merged, until the gram is small enough."""
+    while x.gram.size > LARGEST and any(a.K > 1 for a in x.axes):
+        i = max(range(len(x.axes)), key=lambda k: x.axes[k].P)
+        extra = x.extra
+        x = replace(x.relabel(i, axis(x.axes[i].size)), extra=extra)
+    return x
 
 
 _PROJECTIONS = -(1 << 60)

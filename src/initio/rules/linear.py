@@ -40,11 +40,11 @@ def product(x: Moments, y: Moments, spec: str) -> Moments | Unknown:
             letters = spec.split("->")[0].split(",")[1 if flip else 0]
             width = math.prod(n for c, n in zip(letters, other.shape, strict=True) if c not in spec.split("->")[1])
             return _remember(marked(out, *inherited(other, width)), weight, other, spec, flip)
-    return out
+    return _mixed(out, x, y, spec)
 
 
 def _mixed(out: Moments | Unknown, x: Moments, y: Moments, spec: str) -> Moments | Unknown:
-    """Attention's cotangents: g_ij = δ_i·v_j and dq_i = Σ_j dS_ij k_j, where v_j·v_j′ and k_j·k_j′ overlap together.
+    """Attention's sums over tokens: Σ_j p_ij v_j of logits q_i·k_j, and backward g_ij = δ_i·v_j, dq_i = Σ_j dS_ij k_j; v_j·v_j′ and k_j·k_j′ overlap together.
 
     E[dq²] = Σ_jj′ E[dS_ij dS_ij′] E[k_j k_j′] gets, from the pairs of different tokens, Σ p_j p_j′ E[g²] E[k²] o with the overlap o that keys and
     values inherited from the same tokens (relative size: tokens / features).

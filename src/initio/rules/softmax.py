@@ -58,10 +58,20 @@ def softmax(x: Moments, dim: int, *_: Any, **__: Any) -> Result:
     d = dim % len(x.dims)
     if x.extra.get("mask_lost"):
         return Unknown("a softmax whose mask was reshaped across its rows")
-    mask = x.extra.get("mask")
+    mask, mixed = x.extra.get("mask"), x.extra.get("mixed")
     x = replace(x.with_axis(d), extra={})
     if mask is not None and not bool(np.all(mask)):
-        return _masked(x, np.broadcast_to(mask, x.shape), d)
+        made = _masked(x, np.broadcast_to(mask, x.shape), d)
+    else:
+        made = _unmasked(x, d)
+    if mixed is None or not isinstance(made, Moments) or mixed.stage != "keys":
+        return made
+    # logits of two tokens correlate by ε: E[p p′] grows by ε E[∂²(p p′)/∂x∂x′] (Price 1958), summed over the pairs ε (1 − 5 Σp²) to first order in p
+    share = max(1.0 - 5.0 * made.shape[d] * made.total_second, 0.0)
+    return replace(made, extra={**made.extra, "mixed": mixed.times(share)})
+
+
+def _unmasked(x: Moments, d: int) -> Moments:
     i = x.span(d)[0]
     n = x.axes[i].size
     x = x.relabel(i, axis(n))

@@ -110,7 +110,7 @@ def movedim(x: Moments, source: Sequence[int] | int, destination: Sequence[int] 
 def expand(x: Moments, *_: Any, **__: Any) -> Moments:
     """Equal entries along new dimensions."""
     made = x.expand(context().shapes[0])
-    return replace(made, extra={k: v for k, v in x.extra.items() if k in ("high", "mask")})
+    return replace(made, extra={k: v for k, v in x.extra.items() if k in ("high", "mask", "mixed")})
 
 
 @rule("aten.repeat", "aten.tile")
