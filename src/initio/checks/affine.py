@@ -143,9 +143,9 @@ def _affine(context: Context, node: Node) -> Affine | None:
     shape = context.record.values[weight].shape
     if operation == "convolution":
         bias = context.parameters.get(node.inputs[2]) if len(node.inputs) > 2 else None
-        settings = {"groups": int(node.args[8]), "transposed": bool(node.args[6])}
+        groups, transposed = int(node.args[8]), bool(node.args[6])
         steps = {"stride": tuple(node.args[3]), "padding": tuple(node.args[4]), "dilation": tuple(node.args[5])}
-        return Affine(node, parameter, bias, entering, node.outputs[0] or 0, shape, "convolution", **settings, **steps)
+        return Affine(node, parameter, bias, entering, node.outputs[0] or 0, shape, "convolution", groups, transposed, **steps)
     while (maker := context.producers.get(entering)) is not None and maker.event == node.event and name(maker) in VIEWS:
         entering = maker.inputs[0]
     leaving, bias = _leaving(context, node, bias)

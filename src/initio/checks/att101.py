@@ -70,7 +70,7 @@ def softmax_wrong_dim(context: Context) -> Iterator[Found]:
         shape = context.record.values[node.inputs[0]].shape
         if not shape:
             continue
-        dim = node.args[1] % len(shape)
+        dim = int(node.args[1]) % len(shape)
         over_samples = kept and len(shape) > 1 and axes.get(node.inputs[0]) == dim and shape[dim] == batch
         if not over_samples and not (shape[dim] == 1 and _one_score(context, node, dim)):
             continue

@@ -124,7 +124,7 @@ class _Walk:
             if constant is None or constant.size != 1:
                 self.learned = True
                 return True
-            other = float(constant.reshape(-1)[0])
+            other = float(constant.item())
         if not isinstance(other, (int, float)) or isinstance(other, bool) or other == 0:
             return False
         self._factor(node, 1 / other if name(node) == "div" else float(other))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from initio.checks.affine import affines
 from initio.checks.framework import Context
 from initio.checks.graph import name
@@ -83,6 +85,7 @@ def _removed(node: Node, axis: int, rank: int, left: int) -> int | None:
     """Where the axis stands after others went; None where it went itself, or all did."""
     if left == rank:
         return axis
-    argument = node.args[1] if len(node.args) > 1 else None
-    gone = {each % rank for each in (argument if isinstance(argument, tuple) else (argument,)) if isinstance(each, int)}
+    argument: Any = node.args[1] if len(node.args) > 1 else None
+    several: tuple[Any, ...] = argument if isinstance(argument, tuple) else (argument,)
+    gone = {each % rank for each in several if isinstance(each, int)}
     return None if not gone or axis in gone else axis - sum(each < axis for each in gone)

@@ -55,7 +55,7 @@ def overwritten_names(place: Source) -> frozenset[str]:
     operands = _operands(statement)
     if len(operands) != 1:
         return frozenset()
-    names = set(operands)
+    names: set[str] = set(operands)
     for other in sorted(_assignments(function, statement.lineno), key=lambda node: node.lineno):
         target, value = other.targets[0], other.value
         if not isinstance(target, ast.Name):

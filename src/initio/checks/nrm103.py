@@ -68,11 +68,12 @@ def dropout_before_batchnorm(context: Context) -> Iterator[Found]:
             spread = before.varying if before.varying == before.varying else before.second - before.mean**2
             least = 1 / (1 - drop.p)  # E[x²] ≥ Var x
             ratio = 1 + drop.p / (1 - drop.p) * before.second / spread if spread > 0 else least
+            least_of = "" if spread > 0 else "at least "
             if ratio > LEAST:
                 through = "" if value == entering else ", through the linear maps in between"
                 yield Found(
-                    message=f"with p = {drop.p:g} the variance in training is {'' if spread > 0 else 'at least '}{ratio:.3g} times that in evaluation{through}; the norm "
-                    f"remembers the one and is used on the other.",
+                    message=f"with p = {drop.p:g} the variance in training is {least_of}{ratio:.3g} times that in evaluation{through}; "
+                    f"the norm remembers the one and is used on the other.",
                     module=node.module,
                     source=place(context, node.module, node),
                     evidence={"ratio": ratio, "p": drop.p, "second": before.second, "variance": spread},

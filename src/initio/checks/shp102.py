@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from initio.checks.affine import place
 from initio.checks.framework import Context, Found, check
@@ -87,10 +88,8 @@ def _window(context: Context, node: Node) -> tuple[Sequence[int], Sequence[int],
         return kernel, node.args[3], node.args[4], node.args[5]
     if operation in ("max_pool2d_with_indices", "avg_pool2d", "avg_pool3d", "max_pool3d_with_indices"):
         kernel = tuple(node.args[1])
-        stride, padding, dilation = ((*node.args[2:], (), (), ()))[:3]
         whole = len(kernel)
-        full = [
-            tuple(given) * (whole // len(given)) if isinstance(given, tuple) and given else None for given in (stride, padding, dilation)
-        ]
-        return kernel, full[0] or kernel, full[1] or (0,) * whole, full[2] or (1,) * whole
+        given: list[Any] = [*node.args[2:5], None, None, None][:3]
+        stride, padding, dilation = (tuple(each) * (whole // len(each)) if isinstance(each, tuple) and each else () for each in given)
+        return kernel, stride or kernel, padding or (0,) * whole, dilation or (1,) * whole
     return None

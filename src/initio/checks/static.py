@@ -19,14 +19,15 @@ STATIC = ("MOD101", "MOD102", "REG101", "REG104", "REG105")
 LAYERS = frozenset(
     {
         "Linear", "Bilinear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "BatchNorm1d",
-        "BatchNorm2d", "BatchNorm3d", "LayerNorm", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "Embedding", "EmbeddingBag", "LSTM", "GRU",
-        "RNN", "LSTMCell", "GRUCell", "MultiheadAttention", "TransformerEncoderLayer", "TransformerDecoderLayer", "PReLU", "Sequential",
+        "BatchNorm2d", "BatchNorm3d", "LayerNorm", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "Embedding", "EmbeddingBag", "LSTM",
+        "GRU", "RNN", "LSTMCell", "GRUCell", "MultiheadAttention", "TransformerEncoderLayer",
+        "TransformerDecoderLayer", "PReLU", "Sequential",
     }
 )  # fmt: skip
 ACTIVATIONS = frozenset(
     {
-        "ReLU", "LeakyReLU", "GELU", "SiLU", "Sigmoid", "Tanh", "ELU", "SELU", "CELU", "ReLU6", "Hardswish", "Hardsigmoid", "Mish", "Softplus",
-        "LogSigmoid", "Softsign",
+        "ReLU", "LeakyReLU", "GELU", "SiLU", "Sigmoid", "Tanh", "ELU", "SELU", "CELU", "ReLU6", "Hardswish", "Hardsigmoid", "Mish",
+        "Softplus", "LogSigmoid", "Softsign",
     }
 )  # fmt: skip
 SWITCHES = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"})

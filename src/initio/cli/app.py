@@ -110,6 +110,7 @@ def check(
 ) -> int:
     """What will break in a model, where, why, and the remedy."""
     from initio.cli import checking
+    from initio.core.report import exit_status
     from initio.core.suppressions import baseline_text
 
     given = checking.settings(config, isolated)
@@ -121,7 +122,7 @@ def check(
             with write(write_baseline) as file:
                 file.write(baseline_text(reports))
         checking.render(reports, format.value, sink, note)
-    return 0 if write_baseline is not None else checking.status(reports, fail_on.value if fail_on is not None else given.fail_on)
+    return 0 if write_baseline is not None else exit_status(reports, fail_on.value if fail_on is not None else given.fail_on)
 
 
 @app.command()

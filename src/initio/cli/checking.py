@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from initio.core.errors import InitioError
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from initio.core.report import Report
     from initio.core.settings import Settings
 
-__all__ = ["Request", "gather", "render", "settings", "status"]
+__all__ = ["Request", "gather", "render", "settings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,9 @@ def _texts(inputs: Any) -> list[str] | None:
     """Inputs of a configuration as the command line writes them."""
     if inputs is None:
         return None
-    if isinstance(inputs, Mapping):
-        return [f"{name}={text}" for name, text in inputs.items()]
-    return [str(each) for each in inputs] if isinstance(inputs, (list, tuple)) else [str(inputs)]
+    if isinstance(inputs, dict):
+        return [f"{name}={text}" for name, text in cast("dict[str, Any]", inputs).items()]
+    return [str(each) for each in cast("list[Any]", inputs)] if isinstance(inputs, list) else [str(inputs)]
 
 
 def _timed(request: Request, select: tuple[str, ...], ignore: tuple[str, ...]) -> Report:
@@ -108,9 +108,13 @@ def _timed(request: Request, select: tuple[str, ...], ignore: tuple[str, ...]) -
         found, given = resolved(target, request.inputs, request.args)
         train = not request.evaluate
         report = check(found.build, given, loss=request.loss or found.loss, train=train, select=select, ignore=ignore, target=target)
-    crash = report.analysis.record.crash
-    if crash is not None and not any(finding.code in EXPLAINS_CRASH for finding in report.findings):
-        raise crash_error(crash, target)
+    crash, codes = report.analysis.record.crash, {finding.code for finding in report.findings}
+    if crash is not None and not codes & (set(EXPLAINS_CRASH) - {"SHP105"}):
+        told = next((finding for finding in report.findings if finding.code == "SHP105"), None)
+        if told is None:
+            raise crash_error(crash, target)
+        where = str(crash.source or told.source or "")
+        raise InitioError(f"{target} to run on this input", told.message.rstrip("."), where=where, remedy=told.remedy)
     return replace(report, about=found.about)
 
 
@@ -165,11 +169,3 @@ def _terminal(reports: Sequence[Report], sink: TextIO, note: str) -> None:
             page.print()
         terminal.show_report(report, page)
     terminal.show_summary(reports, page)
-
-
-def status(reports: Sequence[Report], fail_on: str) -> int:
-    """0 or 1 by the findings; 2 where a model crashed and nothing says why but the crash itself: it could not be checked."""
-    from initio.core.report import exit_status
-
-    crashed = any(finding.code == "SHP105" for report in reports for finding in report.findings)
-    return 2 if crashed else exit_status(reports, fail_on)

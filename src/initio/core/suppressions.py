@@ -9,7 +9,6 @@ import tokenize
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +39,6 @@ class Comment:
         return here and (not self.codes or selected(finding.code, self.codes))
 
 
-@lru_cache(maxsize=512)
 def comments(file: str) -> tuple[Comment, ...]:
     """The suppressions of a file, found by its tokens: text inside of strings is none."""
     try:

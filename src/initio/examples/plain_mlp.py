@@ -19,7 +19,7 @@ class Model(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 64) to (batch, 10)."""
-        x = self.stem(x)
+        x = self.act(self.stem(x))
         for layer in self.layers:
             x = self.act(layer(x))
         return self.head(x)

@@ -12,7 +12,7 @@ class Model(nn.Module):
 
     def __init__(self, width: int = 128, depth: int = 24) -> None:
         super().__init__()
-        self.stem = nn.Linear(64, width)
+        self.stem = nn.Sequential(nn.Linear(64, width), nn.ReLU())
         self.layers = nn.Sequential(*(nn.Sequential(nn.Linear(width, width), nn.ReLU()) for _ in range(depth)))
         self.head = nn.Linear(width, 10)
         for module in self.layers.modules():
