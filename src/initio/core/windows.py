@@ -232,7 +232,9 @@ def choice_matrix(taps: tuple[Taps, ...], sources: tuple[Axis, ...], outs: tuple
     split: list[tuple[int, Array]] = []
     for n in np.unique(union[same]).tolist():
         pick = same & (union == n)
-        split.append((int(n), np.asarray(np.bincount(window[pick], (count * probability * everything[entry])[pick], shape[1]), dtype=float)))
+        split.append(
+            (int(n), np.asarray(np.bincount(window[pick], (count * probability * everything[entry])[pick], shape[1]), dtype=float))
+        )
     return matrix, tuple(split)
 
 
@@ -243,4 +245,3 @@ def _fill_empty(matrix: Array, sources: tuple[Axis, ...]) -> None:
         for c in np.flatnonzero(a.pairs <= 0):
             here, there = np.take(grid, c, axis=i).ravel(), np.take(grid, a.K * a.K + a.first[c], axis=i).ravel()
             matrix[here] = matrix[there]
-
