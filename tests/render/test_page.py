@@ -2,48 +2,18 @@ import json
 import re
 
 import pytest
-from torch import nn
 
 import initio
 from initio.cli import status
 from initio.core.analysis import Analysis
 from initio.render.diagram import diagram
 from initio.render.html import embedded, frame, page, report_of
-
-DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
-HOSTILE = "</script><img src=x onerror=alert(1)>\"'`&<!--"
-
-
-class Block(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.first = nn.Linear(width, width)
-        self.act = nn.ReLU()
-        self.second = nn.Linear(width, width)
-
-    def forward(self, x):
-        return x + self.second(self.act(self.first(x)))
-
-
-class Network(nn.Module):
-    def __init__(self, name="head", depth=4):
-        super().__init__()
-        self.blocks = nn.Sequential(*(Block(16) for _ in range(depth)))
-        self.add_module(name, nn.Linear(16, 4))
-        self.name = name
-
-    def forward(self, x):
-        return getattr(self, self.name)(self.blocks(x))
+from render.pages import DATA, HOSTILE, Network, payload_of
 
 
 @pytest.fixture(scope="module")
 def report():
     return initio.check(Network, "8x16", target="network")
-
-
-def payload_of(text):
-    (data,) = DATA.findall(text)
-    return json.loads(data)
 
 
 def test_the_page_holds_what_was_computed(report):

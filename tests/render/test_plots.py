@@ -35,7 +35,7 @@ def test_lines_are_the_predictions(analysis):
     assert analysis.plot.signal(ax, limits=["float16"]) is ax
     layers = [analysis.modules[f"layers.{i}"] for i in range(3)]
     assert list(ax.lines[0].get_ydata()) == pytest.approx([layer.rms for layer in layers])
-    assert [line.get_ydata()[0] for line in ax.lines[1:]] == [6.104e-5, 65504.0]
+    assert [line.get_ydata()[0] for line in ax.lines[1:]] == [2.0**-14, 65504.0]
     assert ax.get_yscale() == "log"
     ax = analysis.plot.gradient(new())
     assert list(ax.lines[0].get_ydata()) == pytest.approx([layer.grad_rms for layer in layers])

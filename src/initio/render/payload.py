@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from initio.core.report import SEVERITIES, Report, finding_dict
 from initio.interpreters.compare import Comparison
 from initio.interpreters.count import count
 from initio.render.diagram import diagram
+from initio.render.terminal import place
 
 __all__ = ["LIMITS", "Measured", "payload"]
 
@@ -21,7 +23,7 @@ Measured = Mapping[str, Comparison[Any]]
 """Comparisons by "outputs" and "cotangents", keyed by (module path, call, output)."""
 NAN = math.nan
 LIMITS = {
-    "float16": (6.104e-5, 65504.0),
+    "float16": (2.0**-14, 65504.0),
     "bfloat16": (1.175e-38, 3.39e38),
     "float8 e4m3": (2.0**-6, 448.0),
     "float8 e5m2": (2.0**-14, 57344.0),
@@ -31,15 +33,13 @@ LIMITS = {
 
 def payload(report: Report, measured: Measured | None = None) -> dict[str, Any]:
     """The page's data; numbers keep five significant digits, NaN is None."""
-    from initio import __version__
-
     analysis = report.analysis
     counts = count(analysis.record)
     paths = [module.path for module in counts.modules]
     index = {path: position for position, path in enumerate(paths)}
     data = {
         "schema": "initio.page/1",
-        "version": __version__,
+        "version": importlib.import_module("initio").__version__,
         "target": report.target,
         "about": report.about,
         "training": analysis.record.training,
@@ -89,7 +89,7 @@ def _at(path: str, index: Mapping[str, int]) -> int:
 def _finding(finding: Finding, index: Mapping[str, int]) -> dict[str, Any]:
     row = finding_dict(finding)
     row["at"] = _at(finding.module, index)
-    row["source"] = None if finding.source is None else {"place": str(finding.source), "text": finding.source.text}
+    row["source"] = None if finding.source is None else {"place": place(finding.source), "text": finding.source.text}
     if finding.fix is not None:
         row["fix"] = {name: getattr(finding.fix, name) for name in ("title", "applicability", "edit")}
     return row
@@ -129,7 +129,7 @@ def _modules(analysis: Analysis, counts: Counts, index: Mapping[str, int]) -> di
             "macs": module.forward.macs,
             "saved": module.saved,
             "ratio": ratios[index[module.path]],
-            "source": None if made is None else [str(made), made.text],
+            "source": None if made is None or not module.path else [place(made), made.text],
         }
         if result is not None:
             band = result.band if math.isfinite(result.spread) else (NAN, NAN)

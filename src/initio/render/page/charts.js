@@ -3,8 +3,16 @@ const clean = column => column.map(x => known(x) && x > 0 ? x : null);
 const charts = [];
 let limit = "in range";
 
-/** 1, 2 or 5 times a power of ten. */
-const round = v => ["1", "2", "5"].includes(v.toExponential(2).replace(/\.?0*e.*/, ""));
+/** Decades between two numbers, with 2 and 5 times them where there are few. */
+function decades(low, high) {
+  const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high)), step = Math.ceil((last - first) / 8), found = [];
+  for (let k = Math.floor(first / step) * step; k <= last; k += step) for (const m of last - first <= 3 ? [1, 2, 5] : [1]) {
+    const value = +`${m}e${k}`;
+    if (value >= low && value <= high) found.push(value);
+  }
+  return found;
+}
+const tick = v => v === 0 || (Math.abs(v) >= 1e-3 && Math.abs(v) < 1e5) ? String(+v.toPrecision(3)) : v.toExponential(0).replace("e+", "e");
 
 function spanOf(columns, extra) {
   let low = Infinity, high = -Infinity;
@@ -15,12 +23,16 @@ function spanOf(columns, extra) {
   return decade < 1 ? [low / pad / 1.6, high * pad * 1.6] : [low / pad, high * pad];
 }
 function limitsShown(low, high, chosen) {
-  const lines = [];
+  const lines = [];  // formats that end at the same number share a line
+  const add = (value, name, what) => {
+    const same = lines.find(line => line[2] === what && Math.abs(Math.log(line[0] / value)) < 0.2);
+    if (same) same[3].push(name); else lines.push([value, "", what, [name]]);
+  };
   for (const [name, [small, large]] of Object.entries(data.limits)) {
     if (chosen !== "in range" && chosen !== name) continue;
-    for (const [value, what] of [[small, "smallest normal"], [large, "largest"]]) if (value >= low && value <= high) lines.push([value, `${name} ${what}`]);
+    for (const [value, what] of [[small, "smallest normal"], [large, "largest"]]) if (value >= low && value <= high) add(value, name, what);
   }
-  return lines;
+  return lines.map(([value, , what, names]) => [value, `${names.join(", ")} ${what}`]);
 }
 
 /** One chart. `series`: [{label, values, style}], `owner`: the module of each position. */
@@ -47,7 +59,7 @@ function chart({id, title, unit, series, owner, labels, band, log = true, range,
     context.save();
     context.beginPath(); context.rect(left, top, width, height); context.clip();
     if (withLimits) {
-      context.strokeStyle = context.fillStyle = colour("--b"); context.lineWidth = 1.5 * ratio; context.setLineDash([6 * ratio, 4 * ratio]); context.font = `${11 * ratio}px system-ui, sans-serif`;
+      context.strokeStyle = context.fillStyle = colour("--b"); context.lineWidth = 1.5 * ratio; context.setLineDash([6 * ratio, 4 * ratio]); context.font = `${11 * ratio}px system-ui, sans-serif`; context.textAlign = "left"; context.textBaseline = "bottom";
       for (const [value, text] of limitsShown(u.scales.y.min, u.scales.y.max, limit)) {
         const y = u.valToPos(value, "y", true);
         context.beginPath(); context.moveTo(left, y); context.lineTo(left + width, y); context.stroke();
@@ -85,13 +97,14 @@ function chart({id, title, unit, series, owner, labels, band, log = true, range,
       scales: {x: {time: false}, y: log ? {distr: 3, range: () => span} : {range: () => span}},
       axes: [
         {stroke: ink, grid, ticks: grid, size: 28, font: "11px system-ui", incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 1e4, 2e4, 5e4, 1e5]},
-        {stroke: ink, grid, ticks: grid, size: 58, font: "11px system-ui", values: (u, splits) => splits.map(v => v === null || (log && !round(v)) ? "" : number(+v.toPrecision(3)))},
+        {stroke: ink, grid, ticks: grid, size: 58, font: "11px system-ui", values: (u, splits) => splits.map(tick), ...(log ? {splits: (u, axis, low, high) => decades(low, high), filter: (u, splits) => splits} : {})},
       ],
       series: [{}, ...lines, ...edges],
       bands: band ? [{series: [lines.length + 2, lines.length + 1], fill: colour("--band")}] : [],
       hooks: {draw: [draw], setCursor: [u => tell(u.cursor.idx === null || u.cursor.idx === undefined ? at : u.cursor.idx)]},
     };
-    plot = new uPlot(options, [x, ...all], holder);
+    const floor = lows && lows.map((v, i) => v === null && band[0][i] === 0 ? span[0] : v);  // a band down to zero ends at the axis
+    plot = new uPlot(options, [x, ...(band ? [...columns, floor, highs] : columns)], holder);
     let down = 0;
     plot.over.addEventListener("mousedown", event => { down = event.clientX; });
     plot.over.addEventListener("click", event => {
