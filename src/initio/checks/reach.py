@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from initio.core.record import Node, Record
 
 __all__ = [
-    "FAR", "RULES", "Array", "Mask", "Reach", "Tracer", "UnknownError", "along", "compressed", "expanded", "nothing", "rule", "trace", "union",
+    "FAR", "RULES", "Array", "Mask", "Reach", "Tracer", "UnknownError", "along", "compressed", "expanded", "nothing", "rule", "trace",
+    "union",
 ]  # fmt: skip
 
 FAR = 1 << 20
