@@ -17,6 +17,15 @@ from initio.derivations.signal import Q0, L, N, Q, solve
 WIDTH, DEPTH = 24, 6
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tensors here are small: a second thread only waits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Stack(nn.Module):
     def __init__(self, act=None, bias=True, width=WIDTH, depth=DEPTH, p=0.0):
         super().__init__()

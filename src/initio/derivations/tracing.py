@@ -264,7 +264,7 @@ class Traced(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
-    def __torch_dispatch__(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # pyright: ignore[reportAssignmentType]
+    def __torch_dispatch__(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = {}) -> Any:  # noqa: B006 (torch's own signature)
         """Apply the rule of the operation; shapes and dtypes come from the same operation on meta tensors."""
         name = func._schema.name.partition("::")[2]
         base = name.removesuffix("_")
