@@ -8,6 +8,7 @@ the result is `Unknown`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,12 +16,27 @@ from typing import Any
 import numpy as np
 
 from initio.core.axes import Array, Axis, refine
-from initio.core.pairs import product_moments, sum_factor
-from initio.core.scalar import IDENTITY, Scalar, affine
 from initio.core.gaussian import expect, expect2
 from initio.core.moments import Cross, Factor, Field, Moments, Unknown, View, along, fresh_source, pair_values, worst
+from initio.core.pairs import product_moments, sum_factor
+from initio.core.scalar import IDENTITY, Scalar, affine
 
-__all__ = ["add", "apart", "apply", "average", "broadcast", "contract", "deterministic", "joint", "multiply", "relation", "same_axes", "scale", "scalar_value", "total"]
+__all__ = [
+    "add",
+    "apart",
+    "apply",
+    "average",
+    "broadcast",
+    "contract",
+    "deterministic",
+    "joint",
+    "multiply",
+    "relation",
+    "same_axes",
+    "scalar_value",
+    "scale",
+    "total",
+]
 
 NARROW = 0.2
 """Squared coefficient of variation below which a quantity averaged over an axis counts as its expectation."""
@@ -59,7 +75,7 @@ def same_axes(xs: Sequence[Moments], dims: Sequence[int]) -> list[Moments]:
             inner *= x.axes[i].size
             cuts.add(inner)
     chain = sorted(cuts)
-    if all(b % a == 0 for a, b in zip(chain, chain[1:])):
+    if all(b % a == 0 for a, b in itertools.pairwise(chain)):
         for k, d in enumerate(dims):
             x = out[k]
             i = x.span(d).stop - 1
@@ -178,7 +194,7 @@ def _blocks_apart(*blocks: tuple[View, Array, Sequence[Axis]]) -> bool:
     period = min(around, default=0)
     extents: list[int] = []
     for view, cov, axes in (lower, upper):
-        inner = [i for i, s in enumerate(view.strides) if 0 < s and (s < period or not period)]
+        inner = [i for i, s in enumerate(view.strides) if s > 0 and (s < period or not period)]
         if shift == 0 or not inner:
             return False
         extents.append(1 + sum((axes[i].size - 1) * view.strides[i] for i in inner))
@@ -256,7 +272,7 @@ def _mean_var(field: Field, axes: Sequence[Axis]) -> tuple[Array, Array]:
 
 def scalar_value(x: Moments) -> float | None:
     """The one value of all entries, if they are known to be equal and constant."""
-    if x.sources or not np.ptp(x.mean) == 0:
+    if x.sources or np.ptp(x.mean) != 0:
         return None
     value = float(x.mean.flat[0])
     return value if bool(np.all(np.abs(x.gram - value * value) <= 1e-14 * max(value * value, 1e-300))) else None
@@ -342,7 +358,9 @@ def _pair_expectation(fn: Scalar, field: Field, axes: Sequence[Axis]) -> Array:
 
 
 def _filled(x: Moments, value: float) -> Moments:
-    return Moments.gaussian(x.axes, x.dims, np.full([a.K for a in x.axes], value), np.full([a.P for a in x.axes], value * value), 0, claim=x.claim)
+    return Moments.gaussian(
+        x.axes, x.dims, np.full([a.K for a in x.axes], value), np.full([a.P for a in x.axes], value * value), 0, claim=x.claim
+    )
 
 
 def _like(made: Moments, x: Moments) -> Moments:
@@ -473,7 +491,9 @@ def _cov_with(y: Moments, c: Cross, sources: int) -> Array | float | None:
             return mine.cov
     if any(f.field.sources & sources for f in y.law) and len(y.law) == 1:
         return None
-    if len(y.law) > 1 and any(f.fn is IDENTITY and np.abs(f.field.mean).max(initial=0.0) == 0 and not f.field.sources & sources for f in y.law):
+    if len(y.law) > 1 and any(
+        f.fn is IDENTITY and np.abs(f.field.mean).max(initial=0.0) == 0 and not f.field.sources & sources for f in y.law
+    ):
         return 0.0  # odd in an independent zero-mean factor
     return None
 
@@ -702,4 +722,3 @@ def _einsum(x: Array, ix: list[int], y: Array, iy: list[int], weights: list[Any]
             y = y * w.reshape(shape)
     einsum: Any = np.einsum  # its stubs lack the form with lists of axes
     return np.asarray(einsum(x, ix, y, iy, target, optimize=x.size * y.size > 4096))
-

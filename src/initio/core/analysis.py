@@ -373,7 +373,12 @@ def _module(result: ModuleResult) -> dict[str, Any]:
 
 def _parameter(result: ParameterResult) -> dict[str, Any]:
     law = result.distribution
-    return {**_entries(result), "ratio": result.ratio, "adam_step": result.adam_step, "distribution": {"family": law.family, "parameters": law.parameters, "text": str(law)}}
+    return {
+        **_entries(result),
+        "ratio": result.ratio,
+        "adam_step": result.adam_step,
+        "distribution": {"family": law.family, "parameters": law.parameters, "text": str(law)},
+    }
 
 
 def _node(result: NodeResult) -> dict[str, Any]:

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initio.core.axes import Array, Axis, Taps, axis, axis_map, cross_matrix, merge_map, product_axis, split_labels
-from initio.core.scalar import IDENTITY, Scalar
 from initio.core.gaussian import expect, stein
+from initio.core.scalar import IDENTITY, Scalar
 
 __all__ = ["CLAIMS", "Cross", "Factor", "Field", "Ids", "Moments", "Unknown", "View", "fresh_source", "worst"]
 
@@ -199,11 +199,32 @@ class Moments:
     # -- making --------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def gaussian(axes: Sequence[Axis], dims: Sequence[int], mean: Array, gram: Array, sources: int, *, odd: int = 0, claim: str = "rule", cross: tuple[Cross, ...] = (), **extra: Any) -> Moments:
+    def gaussian(
+        axes: Sequence[Axis],
+        dims: Sequence[int],
+        mean: Array,
+        gram: Array,
+        sources: int,
+        *,
+        odd: int = 0,
+        claim: str = "rule",
+        cross: tuple[Cross, ...] = (),
+        **extra: Any,
+    ) -> Moments:
         """A tensor that is itself a new Gaussian field."""
         axes = tuple(axes)
         mean, gram = np.asarray(mean, dtype=float), np.asarray(gram, dtype=float)
-        return Moments(axes, tuple(dims), mean, gram, (Factor(IDENTITY, Field(next(_COUNTER), contiguous(axes), mean, gram, sources, cross)),), sources, odd & sources, claim, extra)
+        return Moments(
+            axes,
+            tuple(dims),
+            mean,
+            gram,
+            (Factor(IDENTITY, Field(next(_COUNTER), contiguous(axes), mean, gram, sources, cross)),),
+            sources,
+            odd & sources,
+            claim,
+            extra,
+        )
 
     @staticmethod
     def iid(shape: Sequence[int], mean: float, variance: float, *, sources: int | None = None, claim: str = "exact") -> Moments:
@@ -222,11 +243,23 @@ class Moments:
         axes = tuple(axis(n) for n in data.shape if n != 1)
         dims = tuple(int(n != 1) for n in data.shape)
         gram = empirical_gram(data.reshape([a.size for a in axes]))
-        return Moments.gaussian(axes, dims, np.full((1,) * len(axes), float(data.mean()) if data.size else 0.0), gram, 0, claim="exact", known=values)
+        return Moments.gaussian(
+            axes, dims, np.full((1,) * len(axes), float(data.mean()) if data.size else 0.0), gram, 0, claim="exact", known=values
+        )
 
     def opaque(self) -> Moments:
         """The same moments as a new Gaussian field: what led here is forgotten except for its sources and the covariances with its fields."""
-        return Moments.gaussian(self.axes, self.dims, self.mean, self.gram, self.sources, odd=self.odd, claim=self.claim, cross=self.field_covariances()[:6], **self.extra)
+        return Moments.gaussian(
+            self.axes,
+            self.dims,
+            self.mean,
+            self.gram,
+            self.sources,
+            odd=self.odd,
+            claim=self.claim,
+            cross=self.field_covariances()[:6],
+            **self.extra,
+        )
 
     def with_law(self) -> Moments:
         """Itself, with a law (a new Gaussian field where there was none)."""
@@ -239,7 +272,14 @@ class Moments:
 
     # -- structure -----------------------------------------------------------------------------------------------
 
-    def lift(self, axes: Sequence[Axis], dims: Sequence[int], on_mean: Callable[[Array], Array], on_gram: Callable[[Array], Array], on_view: Callable[[View], View | None]) -> Moments:
+    def lift(
+        self,
+        axes: Sequence[Axis],
+        dims: Sequence[int],
+        on_mean: Callable[[Array], Array],
+        on_gram: Callable[[Array], Array],
+        on_view: Callable[[View], View | None],
+    ) -> Moments:
         """Apply one structural change to the tensor and to every array of its law."""
         memo: dict[int, Array] = {}
 
@@ -262,7 +302,21 @@ class Moments:
                 seen = on_view(c.view)
                 if seen is not None:
                     cross.append(Cross(c.id, seen, once(on_gram, c.cov), _each(on_gram, c)))
-            factors.append(Factor(f.fn, Field(f.field.id, view, once(on_mean, f.field.mean), once(on_gram, f.field.gram), f.field.sources, tuple(cross), f.field.overlap, f.field.tokens)))
+            factors.append(
+                Factor(
+                    f.fn,
+                    Field(
+                        f.field.id,
+                        view,
+                        once(on_mean, f.field.mean),
+                        once(on_gram, f.field.gram),
+                        f.field.sources,
+                        tuple(cross),
+                        f.field.overlap,
+                        f.field.tokens,
+                    ),
+                )
+            )
         return Moments(axes, tuple(dims), mean, gram, tuple(factors), self.sources, self.odd, self.claim, extra)
 
     def permute(self, order: Sequence[int]) -> Moments:
@@ -271,7 +325,13 @@ class Moments:
         dims = tuple(self.dims[d] for d in order)
         if move == list(range(len(move))):
             return replace(self, dims=dims)
-        return self.lift([self.axes[i] for i in move], dims, lambda m: m.transpose(move), lambda g: g.transpose(move), lambda v: v.moved(tuple(v.strides[i] for i in move)))
+        return self.lift(
+            [self.axes[i] for i in move],
+            dims,
+            lambda m: m.transpose(move),
+            lambda g: g.transpose(move),
+            lambda v: v.moved(tuple(v.strides[i] for i in move)),
+        )
 
     def redim(self, dims: Sequence[int]) -> Moments:
         """Group the same axes into other dimensions (unsqueeze, squeeze, flatten)."""
@@ -316,14 +376,13 @@ class Moments:
                 dims[d] -= 1
                 break
             at += count
-        made = self.lift(
+        return self.lift(
             [*self.axes[:i], joined, *self.axes[i + 2 :]],
             dims,
             lambda m: np.moveaxis(np.tensordot(pick, m, axes=([1, 2], [i, i + 1])), 0, i),
             lambda g: np.moveaxis(np.tensordot(gram, g, axes=([1, 2], [i, i + 1])), 0, i),
             on_view,
         )
-        return made
 
     def reshape(self, shape: Sequence[int]) -> Moments:
         """The same entries in row-major order as `shape`; axes are split where they must be, joined only where no split will do."""
@@ -370,7 +429,13 @@ class Moments:
         i, one = x.span(dim).start, axis(1)
         dims = list(x.dims)
         dims[dim] = 1
-        return x.lift([*x.axes[:i], one, *x.axes[i:]], dims, lambda m: np.expand_dims(m, i), lambda g: np.repeat(np.expand_dims(g, i), 2, axis=i), lambda v: v.moved((*v.strides[:i], 0, *v.strides[i:])))
+        return x.lift(
+            [*x.axes[:i], one, *x.axes[i:]],
+            dims,
+            lambda m: np.expand_dims(m, i),
+            lambda g: np.repeat(np.expand_dims(g, i), 2, axis=i),
+            lambda v: v.moved((*v.strides[:i], 0, *v.strides[i:])),
+        )
 
     def without_ones(self) -> Moments:
         """Drop axes of size 1."""
@@ -390,7 +455,13 @@ class Moments:
             if at <= i < at + count:
                 dims[d] -= 1
             at += count
-        return self.lift([*self.axes[:i], *self.axes[i + 1 :]], dims, lambda m: np.take(m, kind, axis=i), lambda g: np.take(g, cls, axis=i), lambda v: v.selected(i, index if a.size > 1 else 0))
+        return self.lift(
+            [*self.axes[:i], *self.axes[i + 1 :]],
+            dims,
+            lambda m: np.take(m, kind, axis=i),
+            lambda g: np.take(g, cls, axis=i),
+            lambda v: v.selected(i, index if a.size > 1 else 0),
+        )
 
     def expand(self, shape: Sequence[int]) -> Moments:
         """Broadcast to `shape`: equal entries along the new axes."""
@@ -407,10 +478,19 @@ class Moments:
         i = self.span(dim).start if at is None else at
         dims = list(self.dims)
         dims[dim] += 1
-        made = self.lift([*self.axes[:i], new, *self.axes[i:]], dims, lambda m: np.repeat(np.expand_dims(m, i), new.K, axis=i), lambda g: np.repeat(np.expand_dims(g, i), new.P, axis=i), lambda v: v.repeated(i, new.size))
+        made = self.lift(
+            [*self.axes[:i], new, *self.axes[i:]],
+            dims,
+            lambda m: np.repeat(np.expand_dims(m, i), new.K, axis=i),
+            lambda g: np.repeat(np.expand_dims(g, i), new.P, axis=i),
+            lambda v: v.repeated(i, new.size),
+        )
         if not any(c.rows is not None for f in self.law for c in f.field.cross):
             return made
-        law = [Factor(g.fn, replace(g.field, cross=tuple(_returned(c, d, i, new) for c, d in zip(f.field.cross, g.field.cross, strict=True)))) for f, g in zip(self.law, made.law, strict=True)]
+        law = [
+            Factor(g.fn, replace(g.field, cross=tuple(_returned(c, d, i, new) for c, d in zip(f.field.cross, g.field.cross, strict=True))))
+            for f, g in zip(self.law, made.law, strict=True)
+        ]
         return replace(made, law=tuple(law))
 
     def relabel(self, i: int, target: Axis) -> Moments:
@@ -418,7 +498,9 @@ class Moments:
         if self.axes[i] is target:
             return self
         mean, gram = merge_map(self.axes[i], target)
-        return self.lift([*self.axes[:i], target, *self.axes[i + 1 :]], self.dims, lambda m: along(mean, m, i), lambda g: along(gram, g, i), lambda v: v)
+        return self.lift(
+            [*self.axes[:i], target, *self.axes[i + 1 :]], self.dims, lambda m: along(mean, m, i), lambda g: along(gram, g, i), lambda v: v
+        )
 
     def select(self, dim: int, index: int) -> Moments:
         """X[..., index, ...]: the dimension disappears."""
@@ -446,8 +528,7 @@ class Moments:
             if step[0] % inner == 0 and len(indices) % inner == 0:
                 i = x.span(dim)[0]
                 if len(indices) == inner:
-                    x = x._drop(i, step[0] // inner)
-                    return x
+                    return x._drop(i, step[0] // inner)
                 return x._restrict(i, np.arange(step[0] // inner, (step[0] + len(indices)) // inner), (step[0] // inner, 1))
         x = x.with_axis(dim)
         i = x.span(dim)[0]
@@ -468,7 +549,13 @@ class Moments:
                 return None
             return v.moved((*v.strides[:i], v.strides[i] * step[1], *v.strides[i + 1 :]), step[0] * v.strides[i])
 
-        return self.lift([*self.axes[:i], new, *self.axes[i + 1 :]], self.dims, lambda m: np.take(m, kinds, axis=i), lambda g: np.take(g, cls, axis=i), on_view)
+        return self.lift(
+            [*self.axes[:i], new, *self.axes[i + 1 :]],
+            self.dims,
+            lambda m: np.take(m, kinds, axis=i),
+            lambda g: np.take(g, cls, axis=i),
+            on_view,
+        )
 
     def linear(self, dim: int, taps: Taps) -> Moments:
         """A known linear map along one dimension (pooling by mean, padding, resampling, repeated indices)."""
@@ -479,7 +566,16 @@ class Moments:
         if taps.n_out == taps.n_in <= 512:
             matrix = cross_matrix(x.axes[i], m.axis, taps)
             cross = tuple(Cross(c.id, c.view, along(matrix, c.cov, i)) for c in x.field_covariances())
-        made = Moments.gaussian([*x.axes[:i], m.axis, *x.axes[i + 1 :]], x.dims, along(m.mean, x.mean, i), along(m.coherent, x.gram, i), x.sources, odd=x.odd, claim=x.claim, cross=cross)
+        made = Moments.gaussian(
+            [*x.axes[:i], m.axis, *x.axes[i + 1 :]],
+            x.dims,
+            along(m.mean, x.mean, i),
+            along(m.coherent, x.gram, i),
+            x.sources,
+            odd=x.odd,
+            claim=x.claim,
+            cross=cross,
+        )
         return made.without_ones() if m.axis.size == 1 else made
 
     def field_covariances(self) -> tuple[Cross, ...]:
@@ -516,7 +612,7 @@ def _each(on_gram: Callable[[Array], Array], c: Cross) -> Array | None:
 
 def _returned(before: Cross, after: Cross, i: int, new: Axis) -> Cross:
     """The covariance of an average with single entries, once it is broadcast over the axis (now at i) that it was taken over."""
-    if before.rows is None or before.view.lost[:1] == after.view.lost[:1] and len(before.view.lost) == len(after.view.lost):
+    if before.rows is None or (before.view.lost[:1] == after.view.lost[:1] and len(before.view.lost) == len(after.view.lost)):
         return after
     rows = before.rows
     if rows.shape[0] != new.K:
@@ -577,4 +673,3 @@ def empirical_gram(data: Array) -> Array:
     for at in itertools.product((0, 1), repeat=r):
         agree[at] /= math.prod(n if bit else max(n * (n - 1), 1) for n, bit in zip(data.shape, at, strict=True))
     return agree
-

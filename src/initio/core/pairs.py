@@ -218,4 +218,3 @@ def _polynomial(ordered: Array) -> Scalar:
     c[1:] *= math.sqrt(own / made)
     p = np.asarray(herme2poly(c), dtype=float)
     return from_pieces("sum", (), (tuple(p.tolist()),), lambda t: np.polynomial.polynomial.polyval(t, p))
-

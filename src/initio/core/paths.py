@@ -6,9 +6,9 @@ another operation came along a skip; every other term came through a branch (He 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Literal
 
 from initio.core.record import Node, Record
@@ -16,7 +16,7 @@ from initio.core.record import Node, Record
 __all__ = ["Fork", "Path", "forks"]
 
 PLUMBING = frozenset(
-    "view _unsafe_view reshape _reshape_alias permute transpose t expand unsqueeze squeeze detach alias clone _to_copy contiguous flatten view_as".split()
+    ["view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand", "unsqueeze", "squeeze", "detach", "alias", "clone", "_to_copy", "contiguous", "flatten", "view_as"]
 )
 """Operations that hand a cotangent on as it is."""
 
@@ -96,7 +96,11 @@ class _Backward:
                 self.ends.add(value)
                 node = self.maker[value]
                 value = node.inputs[0] if _name(node) in PLUMBING else None
-        self.sums = [n for n in record.nodes if n.phase == "backward" and _name(n) == "add" and len(set(n.inputs)) == 2 and n.outputs[0] not in self.ends]
+        self.sums = [
+            n
+            for n in record.nodes
+            if n.phase == "backward" and _name(n) == "add" and len(set(n.inputs)) == 2 and n.outputs[0] not in self.ends
+        ]
         self.inner = self._inner()
 
     def _inner(self) -> set[int]:
@@ -138,7 +142,15 @@ class _Backward:
         )
         whole = second(total)
         at_output = second(output) if output is not None else float("nan")
-        return Fork(_common({m for way in ways for m in way}), total, output, whole, whole / at_output if at_output else float("nan"), whole / own if own else float("nan"), paths)
+        return Fork(
+            _common({m for way in ways for m in way}),
+            total,
+            output,
+            whole,
+            whole / at_output if at_output else float("nan"),
+            whole / own if own else float("nan"),
+            paths,
+        )
 
     def _elsewhere(self, root: int) -> bool:
         """Whether a cotangent also enters an operation that is no sum and no view."""
@@ -201,4 +213,6 @@ def _name(node: Node) -> str:
 
 def _common(paths: set[str]) -> str:
     """The innermost module that holds all of them."""
-    return ".".join(commonprefix([path.split(".") for path in sorted(paths)])) if paths else ""
+    split = [path.split(".") for path in paths]
+    shared = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*split, strict=False))
+    return ".".join(names[0] for names in shared)

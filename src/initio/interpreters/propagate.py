@@ -99,7 +99,7 @@ def advance(node: Node, record: Record, values: dict[int, Moments | Unknown], us
             continue
         made = results[k] if k < len(results) else None
         if isinstance(made, Moments):
-            made = bounded(made)
+            made = _of_reused_weight(bounded(made), out, record, uses)
             expected = record.values[out].shape
             if made.shape != expected:
                 made = Unknown(f"the rule of {node.op} gave shape {made.shape} for {expected}", node.id)
@@ -110,6 +110,51 @@ def advance(node: Node, record: Record, values: dict[int, Moments | Unknown], us
         else:
             made = Unknown(f"{node.op} makes no claim about this output", node.id)
         values[out] = made
+
+
+_REUSED = -(1 << 61)
+"""Key of `uses` for the gradients of weights that were used several times."""
+_VIEWS = frozenset({"t", "transpose", "permute", "view", "reshape", "_unsafe_view", "detach", "clone", "alias"})
+
+
+def _of_reused_weight(x: Moments, out: int, record: Record, uses: dict[int, Any]) -> Moments:
+    """The gradients that a weight receives from its several uses share a source: nothing is known of their covariance."""
+    if _REUSED not in uses:
+        uses[_REUSED] = [_shared_gradients(record)]
+    bit = uses[_REUSED][0].get(out)
+    if bit is None:
+        return x
+    made = x.with_law()
+    law = tuple(Factor(f.fn, replace(f.field, sources=f.field.sources | bit)) for f in made.law)
+    return replace(made, law=law, sources=made.sources | bit, odd=0)
+
+
+def _shared_gradients(record: Record) -> dict[int, int]:
+    """Value → a source of its own for each weight whose gradient is the sum of several made by one kind of operation."""
+    makers = record.producers()
+
+    def root(value: int) -> Node | None:
+        node = makers.get(value)
+        while node is not None and node.op.split(".")[1] in _VIEWS and node.inputs:
+            node = makers.get(node.inputs[0])
+        return node
+
+    found: dict[int, int] = {}
+    for p in record.parameters:
+        leaves: dict[int, Node] = {}
+        stack = [] if p.gradient is None else [p.gradient]
+        while stack:
+            node = root(stack.pop())
+            if node is not None and node.op.startswith(("aten.add.", "aten.add_.")):
+                stack += node.inputs
+            elif node is not None:
+                leaves[node.id] = node
+        kinds = [node.op for node in leaves.values()]
+        if any(kinds.count(kind) > 1 for kind in kinds):
+            bit = fresh_source()
+            for node in leaves.values():
+                found |= {o: bit for o in node.outputs if o is not None}
+    return found
 
 
 LARGEST = 40_000

@@ -139,6 +139,8 @@ class Simulator:
         drawn = [math.prod(sizes.get(id(a), a.size) for a in x.axes) for x in given.values() if isinstance(x, Moments)]
         if max(drawn, default=0) > LARGEST or (not sizes and any(self.record.values[o].size > LARGEST for o in outputs)):
             raise _TooLargeError(f"{node.op} needs arrays of more than {LARGEST:,} entries")
+        if node.phase == "backward" and self._share(*self._split(inputs)):
+            raise _RefusedError("a cotangent that depends on the forward values beside it")
         collected: dict[int, list[Any]] = {o: [] for o in outputs}
         with Seeded(node.id):
             rng = np.random.default_rng(node.id)
@@ -167,6 +169,19 @@ class Simulator:
         """Cotangents, and values of the forward pass: independent of each other in the wide limit."""
         late = [i for i in inputs if self._phase(i) == "backward"]
         return late, [i for i in inputs if i not in late]
+
+    def _share(self, late: Sequence[int], early: Sequence[int]) -> bool:
+        """Whether cotangents and forward values depend on a common source, so that they may not be drawn apart."""
+
+        def sources(ids: Sequence[int]) -> int:
+            found = 0
+            for i in ids:
+                x = self.values.get(i)
+                if isinstance(x, Moments) and i not in self._parameters:
+                    found |= x.sources
+            return found
+
+        return bool(sources(late) & sources(early))
 
     def _phase(self, value: int) -> str:
         maker = self._makers.get(value)
@@ -213,6 +228,8 @@ class Simulator:
                     nodes.append(n)
                     reachable.update(o for o in n.outputs if o is not None)
             after = self._boundary(after)
+            if self._share(after, [*before, *(o for n in region.forward for o in n.outputs if o is not None)]):
+                raise _RefusedError("a cotangent that depends on forward values of the call")
         wanted = [o for n in (nodes[len(region.forward) :] if backward else nodes) for o in n.outputs if o is not None]
         draws = int(np.clip(3 * WORK / max(region.work, 1.0), 2, DRAWS))
         sums: dict[int, Any] = {}

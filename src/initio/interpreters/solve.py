@@ -25,7 +25,27 @@ Target = Literal["forward", "backward", "compromise", "residual", "ratio", "mup"
 TARGETS: tuple[Target, ...] = ("forward", "backward", "compromise", "residual", "ratio", "mup")
 
 CONTRACTIONS = frozenset({"mm", "addmm", "bmm", "baddbmm", "convolution", "linear", "matmul", "mv", "addmv"})
-PLUMBING = frozenset({"t", "transpose", "permute", "view", "reshape", "_unsafe_view", "expand", "unsqueeze", "squeeze", "detach", "clone", "slice", "split", "chunk", "select", "_to_copy", "alias"})
+PLUMBING = frozenset(
+    {
+        "t",
+        "transpose",
+        "permute",
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "expand",
+        "unsqueeze",
+        "squeeze",
+        "detach",
+        "clone",
+        "slice",
+        "split",
+        "chunk",
+        "select",
+        "_to_copy",
+        "alias",
+    }
+)
 
 
 @dataclass
@@ -111,12 +131,21 @@ class _Graph:
                 for value in node.inputs:
                     root = views.get(value)
                     other = [v for v in node.inputs if v != value]
-                    if root is not None and root in seen and root not in done and other and node.outputs[0] is not None and node.outputs[0] not in gradients:
+                    if (
+                        root is not None
+                        and root in seen
+                        and root not in done
+                        and other
+                        and node.outputs[0] is not None
+                        and node.outputs[0] not in gradients
+                    ):
                         done.add(root)
                         self.back[node.id] = (root, other[0], node.outputs[0])
 
 
-def solve_gains(record: Record, target: Target, *, second: float = 1.0, branches: Mapping[str, float] | None = None, rounds: int = 8) -> Solution:
+def solve_gains(
+    record: Record, target: Target, *, second: float = 1.0, branches: Mapping[str, float] | None = None, rounds: int = 8
+) -> Solution:
     """Gains for every weight that enters a contraction.
 
     `second` is the wanted second moment of a contraction's output; `branches` scales single weights' wanted second moment (the ends of
@@ -188,7 +217,9 @@ def _forward(record: Record, graph: _Graph, gains: dict[int, float], wanted: Map
     return values
 
 
-def _rescale(record: Record, graph: _Graph, values: dict[int, Moments | Unknown], uses: dict[int, Any], weight: int, factor: float, node: Node) -> None:
+def _rescale(
+    record: Record, graph: _Graph, values: dict[int, Moments | Unknown], uses: dict[int, Any], weight: int, factor: float, node: Node
+) -> None:
     """Scale a weight, and redo its views and the contraction that it just entered."""
     got = values[weight]
     assert isinstance(got, Moments)
