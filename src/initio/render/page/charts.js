@@ -159,15 +159,20 @@ function forks() {
     return el("button", {class: "fork", type: "button", "data-at": fork.module, onclick: () => select(fork.module)},
       el("span", {title: brief(nameOf(fork.module), 200)}, nameOf(fork.module)), el("span", {}, `gain ${number(fork.gain)}`), el("div", {class: "shares"}, ...shares));
   };
-  box.append(...rows.slice(0, 300).map(make));
-  if (rows.length > 300) {
-    const more = el("button", {type: "button", onclick: () => { more.remove(); box.append(...rows.slice(300).map(make)); }}, `Show ${rows.length - 300} more`);
+  const most = 300;
+  box.append(...rows.slice(0, most).map(make));
+  let more = null;
+  const showRest = () => { if (more) { more.remove(); more = null; box.append(...rows.slice(most).map(make)); } };
+  if (rows.length > most) {
+    more = el("button", {type: "button", onclick: showRest}, `Show ${rows.length - most} more`);
     box.append(more);
   }
+  const covers = (module, i) => i >= 0 && (module === i || (module > 0 && within(i, module)));
   followers.push(i => {
+    if (more && rows.some((fork, k) => k >= most && covers(fork.module, i))) showRest();
     let first = null;
     for (const row of box.querySelectorAll(".fork")) {
-      const on = i >= 0 && (+row.dataset.at === i || (within(i, +row.dataset.at) && +row.dataset.at > 0));
+      const on = covers(+row.dataset.at, i);
       row.classList.toggle("on", on);
       if (on && !first) first = row;
     }

@@ -65,7 +65,10 @@ function graph() {
   const fit = () => { view = {x: -24, y: -34, w: total.w + 48, h: total.h + 60}; show(); };
   const zoom = (factor, cx = view.x + view.w / 2, cy = view.y + view.h / 2) => { view = {x: cx - (cx - view.x) * factor, y: cy - (cy - view.y) * factor, w: view.w * factor, h: view.h * factor}; show(); };
   fit();
-  $("zoom-in").addEventListener("click", () => zoom(0.7));
+  const zoomIn = () => { const k = chosen(); if (k < 0) zoom(0.7); else { zoom(0.7); centre(k); } };
+  const chosen = () => shapes.findIndex(shape => shape.classList.contains("on"));
+  const centre = k => { view = {...view, x: spot[k].x + W / 2 - view.w / 2, y: spot[k].y + H / 2 - view.h / 2}; show(); };
+  $("zoom-in").addEventListener("click", zoomIn);
   $("zoom-out").addEventListener("click", () => zoom(1 / 0.7));
   $("zoom-fit").addEventListener("click", fit);
   root.addEventListener("wheel", event => {
@@ -90,7 +93,7 @@ function graph() {
     if (step) {
       cursor = Math.min(Math.max(cursor + step, 0), boxes.length - 1);
       select(boxes[cursor][1]);
-    } else if (event.key === "+" || event.key === "=") zoom(0.7);
+    } else if (event.key === "+" || event.key === "=") zoomIn();
     else if (event.key === "-") zoom(1 / 0.7);
     else if (event.key === "0") fit();
     else return;
@@ -98,6 +101,11 @@ function graph() {
   });
   followers.push(i => {
     boxes.forEach(([, module, isCall], k) => shapes[k].classList.toggle("on", i >= 0 && isCall === 1 && (within(module, i) || (level >= 0 && within(i, module)))));
+    const k = chosen();
+    if (k >= 0 && view.w < total.w * 0.8) {  // enlarged: keep the choice in sight
+      const {x, y} = spot[k];
+      if (x < view.x || y < view.y || x + W > view.x + view.w || y + H > view.y + view.h) centre(k);
+    }
   });
 
   function paintBoxes() {

@@ -85,8 +85,15 @@ function verdict() {
 }
 
 /* Findings */
-function inline(text) {
-  return text.split(/(`[^`]+`)/).map(part => part.startsWith("`") && part.length > 2 ? el("code", {}, part.slice(1, -1)) : part);
+/** Markdown inside a paragraph. What names the model's modules has code only: a name makes no link. */
+function inline(text, ours = false) {
+  if (!ours) return text.split(/(`[^`]+`)/).map(part => /^`.+`$/.test(part) ? el("code", {}, part.slice(1, -1)) : part);
+  return text.split(/(`[^`]+`|\[[^\]]+\]\(https:\/\/[^)\s]+\)|\*[^*\s][^*]*\*)/).map(part => {
+    if (/^`.+`$/.test(part)) return el("code", {}, part.slice(1, -1));
+    const link = /^\[([^\]]+)\]\((https:[^)]+)\)$/.exec(part);
+    if (link) return el("a", {href: link[2], rel: "noopener noreferrer"}, link[1]);
+    return /^\*.+\*$/.test(part) ? el("em", {}, part.slice(1, -1)) : part;
+  });
 }
 function markdown(text) {
   const box = el("div");
@@ -97,8 +104,8 @@ function markdown(text) {
       const trimmed = paragraph.trim();
       if (!trimmed) continue;
       if (trimmed.startsWith("## ")) box.append(el("h4", {}, trimmed.slice(3)));
-      else if (trimmed.startsWith("* ")) box.append(el("ul", {}, ...trimmed.split(/\n(?=\* )/).map(item => el("li", {}, ...inline(item.slice(2))))));
-      else box.append(el("p", {}, ...inline(trimmed.replace(/\n/g, " "))));
+      else if (trimmed.startsWith("* ")) box.append(el("ul", {}, ...trimmed.split(/\n(?=\* )/).map(item => el("li", {}, ...inline(item.slice(2), true)))));
+      else box.append(el("p", {}, ...inline(trimmed.replace(/\n/g, " "), true)));
     }
   });
   return box;
