@@ -261,10 +261,10 @@ class Traced(Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"Traced({self.formula})"
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @classmethod
-    def __torch_dispatch__(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = {}) -> Any:  # noqa: B006 (torch's own signature)
+    def __torch_dispatch__(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Apply the rule of the operation; shapes and dtypes come from the same operation on meta tensors."""
         name = func._schema.name.partition("::")[2]
         base = name.removesuffix("_")
