@@ -38,7 +38,7 @@ def unpadded_shrink(context: Context) -> Iterator[Found]:
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
-            self.paths = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 3)) for _ in range(4))
+            self.paths = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 3)) for _ in range(3))
 
         def forward(self, x):
             total = 0
@@ -56,7 +56,7 @@ def unpadded_shrink(context: Context) -> Iterator[Found]:
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
-            self.paths = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 3, padding=1)) for _ in range(4))
+            self.paths = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 3, padding=1)) for _ in range(3))
 
         def forward(self, x):
             total = 0
