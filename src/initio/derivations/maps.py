@@ -170,7 +170,7 @@ def _arguments(module: Any) -> list[str]:
     said: list[str] = []
     for piece in re.split(r", (?![^(]*\))", module.extra_repr()):
         key, separator, value = piece.partition("=")
-        if separator and key in defaults and value in _spellings(defaults[key]):
+        if separator and key in defaults and key != "p" and value in _spellings(defaults[key]):
             continue
         if piece and not (
             separator and key in ("stride", "padding", "dilation") and len(set(re.findall(r"\d+", value))) == 1 and key not in defaults
