@@ -187,6 +187,8 @@ class _Run:
         known: Mapping[str, Distribution] = {} if construction is None else construction.distributions
         sources: Mapping[str, Source] = {} if construction is None else construction.sources
         origin = "values" if construction is None else construction.origin
+        groups: Sequence[Sequence[str]] = () if construction is None else getattr(construction, "copies", ())
+        copied = {name: group[0] for group in groups for name in group[1:]}
         stand_ins: dict[int, Tensor] = {}
         step.entries = 0
         for of in ("parameters", "buffers"):
@@ -229,6 +231,7 @@ class _Run:
                     of == "buffers",
                     None,
                     next((sources[n] for n, _, _ in places if n in sources), None),
+                    copied.get(name, ""),
                 )
                 self.parameters.append((own, twin))
         for held in held_tensors(tree.modules):

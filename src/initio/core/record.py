@@ -123,7 +123,8 @@ class Parameter:
     """A parameter or buffer, its initial distribution, and where its gradient ended.
 
     `names` are all names under which it is reachable (more than one: tied). `origin` is "drawn" where
-    the construction was recorded and "values" where a built module was described by its values.
+    the construction was recorded and "values" where a built module was described by its values; `copy_of` names the parameter
+    whose draw this one repeats (layers cloned by deepcopy), "" where it has a draw of its own.
     `gradient` is the value of its accumulated gradient, None where the backward pass did not reach it.
     """
 
@@ -136,6 +137,7 @@ class Parameter:
     buffer: bool = False
     gradient: int | None = None
     source: Source | None = None
+    copy_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,4 +110,4 @@ def _own(x: Moments) -> float:
         mu, mv = x.pair_means()
         cov = x.gram - mu * mv
         covariance = 2.0 * cov * cov + 4.0 * mu * mv * cov
-    return float(max((weight * covariance).sum(), 0.0)) / second**2
+    return float(max((weight * covariance).sum(), 0.0)) / second / second

@@ -50,8 +50,13 @@ def start(record: Record) -> dict[int, Moments | Unknown]:
     values: dict[int, Moments | Unknown] = {}
     for value, array in record.constants.items():
         values[value] = _constant(array)
+    named = {p.name: p.value for p in record.parameters}
     for p in record.parameters:
-        values.setdefault(p.value, from_distribution(p.distribution, record.values[p.value].shape, weight=not p.buffer))
+        draw = values.get(named.get(p.copy_of, -1))
+        if draw is None or p.value in values:
+            values.setdefault(p.value, from_distribution(p.distribution, record.values[p.value].shape, weight=not p.buffer))
+        else:
+            values[p.value] = draw
     for i in record.inputs:
         values.setdefault(i.value, from_distribution(i.distribution, record.values[i.value].shape, integer=not record.values[i.value].floating))
     for o in record.outputs:
