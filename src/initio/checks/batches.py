@@ -1,4 +1,5 @@
 """Which axis of each value holds the samples, followed through the record as far as it is certain."""
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """SHP102: rows that no window covers."""
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
