@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from initio.api import check as check
     from initio.api import commute as commute
     from initio.api import compare as compare
-    from initio.api import derive as derive
     from initio.api import count as count
+    from initio.api import derive as derive
     from initio.api import measure as measure
 
 __version__ = "0.1.0"

@@ -33,8 +33,12 @@ def sequence(*makers):
     return lambda: nn.Sequential(*(make() for make in makers))
 
 
-conv = lambda *a, **k: lambda: nn.Conv2d(*a, **k)
-linear = lambda *a, **k: lambda: nn.Linear(*a, **k)
+def conv(*a, **k):
+    return lambda: nn.Conv2d(*a, **k)
+
+
+def linear(*a, **k):
+    return lambda: nn.Linear(*a, **k)
 
 
 class PreActivation(nn.Module):

@@ -69,7 +69,13 @@ def test_near_misses_of_constructors(tmp_path, body):
 
 @pytest.mark.parametrize(
     "line",
-    ["x = F.dropout(x, 0.1, self.training)", "x = F.dropout(x, training=False)", "x = nn.ReLU()(x)", "x = nn.ReLU(True)(x)", "x = F.dropout(x, **self.options)"],
+    [
+        "x = F.dropout(x, 0.1, self.training)",
+        "x = F.dropout(x, training=False)",
+        "x = nn.ReLU()(x)",
+        "x = nn.ReLU(True)(x)",
+        "x = F.dropout(x, **self.options)",
+    ],
 )
 def test_near_misses_of_forward(tmp_path, line):
     assert found(tmp_path, f"class Net(nn.Module):\n    def forward(self, x):\n        {line}\n        return x\n") == []

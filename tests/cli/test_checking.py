@@ -110,10 +110,10 @@ def test_static_reads_without_importing(folder, capsys):
     assert status(["check", "missing", "--static"]) == 2
 
 
-@pytest.mark.parametrize("format", ["sarif", "github", "json", "markdown"])
-def test_formats(folder, capsys, format):
-    assert status(["check", "net.py:Linear2", "--format", format]) == 1
+@pytest.mark.parametrize("form", ["sarif", "github", "json", "markdown"])
+def test_formats(folder, capsys, form):
+    assert status(["check", "net.py:Linear2", "--format", form]) == 1
     out = capsys.readouterr().out
     assert "ACT101" in out
-    if format in ("sarif", "json"):
+    if form in ("sarif", "json"):
         json.loads(out)

@@ -87,9 +87,14 @@ def finding(code, module="a", line=1, file="", also=()):
 
 def test_comments_are_tokens_and_name_codes(tmp_path):
     file = tmp_path / "m.py"
-    file.write_text('a = 1  # initio: ignore[REG101, SIG]\nb = "# initio: ignore"\nc = 2  # initio: ignore\nd = 3  # initio: ignore[NRM101]\n')
+    file.write_text(
+        'a = 1  # initio: ignore[REG101, SIG]\nb = "# initio: ignore"\nc = 2  # initio: ignore\nd = 3  # initio: ignore[NRM101]\n'
+    )
     assert [(each.line, each.codes) for each in comments(str(file))] == [(1, ("REG101", "SIG")), (3, ()), (4, ("NRM101",))]
-    given = [finding(code, line=line, file=str(file)) for code, line in (("SIG101", 1), ("GRD104", 1), ("ATT101", 3), ("ACT101", 4), ("REG101", 2))]
+    given = [
+        finding(code, line=line, file=str(file))
+        for code, line in (("SIG101", 1), ("GRD104", 1), ("ATT101", 3), ("ACT101", 4), ("REG101", 2))
+    ]
     kept = suppress(report(*given, file=str(file), lines=[1, 2, 3, 4]), {})
     assert [each.code for each in kept.findings] == ["GRD104", "ACT101", "REG101"]
     assert kept.ignored == 2

@@ -1,5 +1,6 @@
 """Predictions against formulas that hold exactly."""
 
+import itertools
 import math
 
 import pytest
@@ -10,7 +11,7 @@ import initio
 
 
 def linear_stack(widths: list[int], bias: bool = True) -> nn.Module:
-    return nn.Sequential(*[nn.Linear(a, b, bias=bias) for a, b in zip(widths, widths[1:], strict=False)])
+    return nn.Sequential(*[nn.Linear(a, b, bias=bias) for a, b in itertools.pairwise(widths)])
 
 
 @pytest.mark.parametrize("widths", [[48, 48, 48, 48, 48, 48], [7, 40, 3, 90, 11], [1, 1, 1]])
@@ -54,7 +55,7 @@ def test_relu_between_the_layers() -> None:
         assert analysis.modules[str(2 * layer)].rms ** 2 == pytest.approx(q, rel=2e-3)  # the bias is uniform, not Gaussian
         q = (q / 2 + 1 / n) / 3
     ratios = [analysis.modules[str(2 * layer)].grad_rms ** 2 for layer in range(depth)]
-    for below, above in zip(ratios, ratios[1:], strict=False):
+    for below, above in itertools.pairwise(ratios):
         assert below / above == pytest.approx(1 / 6, rel=5e-2)
 
 

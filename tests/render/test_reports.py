@@ -11,14 +11,26 @@ from initio.core.record import Record, Source
 from initio.core.report import Report
 from initio.render import github, sarif
 
-RULES = [("REG101", "unregistered-submodule", "error", "Summary.", "# page"), ("SIG101", "vanishing-signal / exploding-signal", "warning", "S.", "p")]
+RULES = [
+    ("REG101", "unregistered-submodule", "error", "Summary.", "# page"),
+    ("SIG101", "vanishing-signal / exploding-signal", "warning", "S.", "p"),
+]
 SCHEMA = json.loads((Path(__file__).parent / "sarif-2.1.0-subset.json").read_text())
 
 
 def reports():
     here = Source(str(Path.cwd() / "models.py"), 7, "__init__", "self.layers = []")
     findings = (
-        Finding("REG101", "unregistered-submodule", "error", "100% lost:\nall", "net.layers", here, {"modules": 3, "share": float("nan")}, "Wrap it."),
+        Finding(
+            "REG101",
+            "unregistered-submodule",
+            "error",
+            "100% lost:\nall",
+            "net.layers",
+            here,
+            {"modules": 3, "share": float("nan")},
+            "Wrap it.",
+        ),
         Finding("SIG101", "vanishing-signal", "warning", "small", "", None, {}, "Scale.", also=("a", "b")),
     )
     return [Report("models.py:Net", findings, Analysis.build(Record((), (), (), (), (), ()), {}))]

@@ -28,5 +28,10 @@ CASES = [
     Case("aten.scatter_add", (Fixed(np.zeros((2, 3))), 1, pairs, Normal((2, 4), components(2)))),
     Case("aten.eq.Scalar", (Integers((2, 3), 5), 2), run=lambda x: (x == 2).double()),
     Case("aten.ne.Scalar", (Integers((2, 3), 5), 2), run=lambda x: (x != 2).double()),
-    Case("aten._softmax", (logits, -1, False), approximate=0.002, why="the correlation of rows of the same sample is that of log-normal weights"),
+    Case(
+        "aten._softmax",
+        (logits, -1, False),
+        approximate=0.002,
+        why="the correlation of rows of the same sample is that of log-normal weights",
+    ),
 ]

@@ -1,8 +1,8 @@
 """The public functions: analyze, check, measure, compare. Importing this module does not import torch."""
 
+from initio.api.counting import count as count
 from initio.api.derivations import commute as commute
 from initio.api.derivations import derive as derive
-from initio.api.counting import count as count
 from initio.api.steps import Compared as Compared
 from initio.api.steps import analyze as analyze
 from initio.api.steps import check as check
@@ -17,6 +17,19 @@ from initio.core.inputs import InputSpec as InputSpec
 from initio.core.report import Report as Report
 
 __all__ = [
-    "Analysis", "Compared", "Counts", "Distribution", "Finding", "InitioError", "InputSpec", "Report",
-    "analyze", "check", "commute", "compare", "derive", "count", "measure",
+    "Analysis",
+    "Compared",
+    "Counts",
+    "Distribution",
+    "Finding",
+    "InitioError",
+    "InputSpec",
+    "Report",
+    "analyze",
+    "check",
+    "commute",
+    "compare",
+    "count",
+    "derive",
+    "measure",
 ]  # fmt: skip

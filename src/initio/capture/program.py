@@ -93,7 +93,8 @@ def record(
     `args` and `kwargs` hold `InputSpec`s, other objects, and containers of both. `loss` is one of `cross_entropy`,
     `mse`, `bce_with_logits`, `nll` (random targets, recorded as the input `target`), `model` (the model's own loss
     output), or a function of the model's output; without one, every floating output receives an independent unit-normal
-    cotangent. `input_gradients` says whether floating inputs require a gradient, as activations do. Parameters, buffers, modes, caches and random generators of a built model are as before afterwards.
+    cotangent. `input_gradients` says whether floating inputs require a gradient, as activations do. Parameters, buffers, modes, caches and random
+    generators of a built model are as before afterwards.
 
     An error of the user's code does not raise: the record ends there and has a `crash`.
     Raises `RecordingError` for a `meta` parameter without a known distribution and for an unknown loss.

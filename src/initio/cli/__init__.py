@@ -18,8 +18,8 @@ def status(arguments: list[str] | None = None) -> int:
     import typer
     from rich.console import Console
 
-    import initio.cli.commute  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers its command
-    import initio.cli.derive  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers its command
+    import initio.cli.commute  # pyright: ignore[reportUnusedImport]  # registers its command
+    import initio.cli.derive  # pyright: ignore[reportUnusedImport]  # registers its command
     import initio.cli.page  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers its command
     from initio.cli.costs import app
     from initio.core.errors import InitioError

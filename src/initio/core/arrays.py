@@ -57,7 +57,7 @@ class Drawer:
         if x.constant:
             if float(np.abs(x.covariance()).max(initial=0.0)) > 1e-9 * max(float(np.abs(x.gram).max(initial=0.0)), 1e-300):
                 raise UndrawableError("a known array whose values were not kept")
-            labels = np.ix_(*[a.label_array()[: n] for a, n in zip(x.axes, shape, strict=True)]) if shape else ()
+            labels = np.ix_(*[a.label_array()[:n] for a, n in zip(x.axes, shape, strict=True)]) if shape else ()
             return np.asarray(x.mean[labels]).reshape(dims)
         out: Array = np.ones(shape)
         x = x.with_law()
@@ -246,4 +246,3 @@ def _segments(points: Array, most: int) -> Any:
             break
     labels[:end] = kind
     return np.unique(labels, return_inverse=True)[1].ravel()
-

@@ -108,12 +108,8 @@ def hardshrink(lambd: float = 0.5) -> Scalar:
     return from_pieces(f"hardshrink({t:g})", (-t, t), ((0, 1), (0,), (0, 1)), fn, odd=True, increasing=True)
 
 
-HARDSIGMOID = from_pieces(
-    "hardsigmoid", (-3, 3), ((0,), (0.5, 1 / 6), (1,)), lambda x: np.clip(x / 6 + 0.5, 0, 1), increasing=True
-)
-HARDSWISH = from_pieces(
-    "hardswish", (-3, 3), ((0,), (0, 0.5, 1 / 6), (0, 1)), lambda x: x * np.clip(x / 6 + 0.5, 0, 1)
-)
+HARDSIGMOID = from_pieces("hardsigmoid", (-3, 3), ((0,), (0.5, 1 / 6), (1,)), lambda x: np.clip(x / 6 + 0.5, 0, 1), increasing=True)
+HARDSWISH = from_pieces("hardswish", (-3, 3), ((0,), (0, 0.5, 1 / 6), (0, 1)), lambda x: x * np.clip(x / 6 + 0.5, 0, 1))
 
 # -- smooth functions --------------------------------------------------------------------------------------------
 
@@ -134,9 +130,7 @@ def _silu_slope(x: Array) -> Array:
 
 
 SILU = _smooth("silu", lambda x: x * special.expit(x), lambda: _D_SILU)
-_D_SILU = _smooth(
-    "d silu", _silu_slope, lambda: _D_SIGMOID.times(constant(2.0).plus(IDENTITY.times(ONE.plus(SIGMOID, 1, -2))))
-)
+_D_SILU = _smooth("d silu", _silu_slope, lambda: _D_SIGMOID.times(constant(2.0).plus(IDENTITY.times(ONE.plus(SIGMOID, 1, -2)))))
 
 
 def _mish(x: Array) -> Array:
@@ -289,9 +283,7 @@ def _softsign_slope(order: int) -> Scalar:
     return Scalar(f"d^{order} softsign", fn, (0.0,), _WIDE, slope=lambda: _softsign_slope(order + 1), even=order % 2 == 1)
 
 
-SOFTSIGN = Scalar(
-    "softsign", lambda x: x / (1 + np.abs(x)), (0.0,), _WIDE, slope=lambda: _softsign_slope(1), odd=True, increasing=True
-)
+SOFTSIGN = Scalar("softsign", lambda x: x / (1 + np.abs(x)), (0.0,), _WIDE, slope=lambda: _softsign_slope(1), odd=True, increasing=True)
 
 # -- exponentials, waves, powers, logarithms ---------------------------------------------------------------------
 

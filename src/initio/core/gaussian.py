@@ -36,9 +36,7 @@ def expect(f: Scalar, mean: ArrayLike, var: ArrayLike) -> Array:
     return _memoised(_expect_rows, (f,), (mean, var))
 
 
-def expect2(
-    f: Scalar, g: Scalar, mean_u: ArrayLike, var_u: ArrayLike, mean_v: ArrayLike, var_v: ArrayLike, cov: ArrayLike
-) -> Array:
+def expect2(f: Scalar, g: Scalar, mean_u: ArrayLike, var_u: ArrayLike, mean_v: ArrayLike, var_v: ArrayLike, cov: ArrayLike) -> Array:
     """E f(U) g(V), (U, V) jointly normal, broadcast. |cov| is capped at √(var_u var_v)."""
     return _memoised(_expect2_rows, (f, g), (mean_u, var_u, mean_v, var_v, cov))
 
@@ -142,9 +140,7 @@ def _stein_rows(f: Scalar, mean: Array, var: Array) -> Array:
     base = np.where(short, 1e-3 * np.maximum(1.0, np.abs(mean)), std)
 
     def at(scale: Array) -> Array:
-        total, _ = quadrature.integrate(
-            lambda i, z: z * (f(mean[i] + scale[i] * z) - f(mean[i])), _breaks(f, mean, scale), 1e-14
-        )
+        total, _ = quadrature.integrate(lambda i, z: z * (f(mean[i] + scale[i] * z) - f(mean[i])), _breaks(f, mean, scale), 1e-14)
         return total / scale
 
     out = at(base)

@@ -16,7 +16,25 @@ from initio.core.record import Node, Record
 __all__ = ["Fork", "Path", "forks"]
 
 PLUMBING = frozenset(
-    ["view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand", "unsqueeze", "squeeze", "detach", "alias", "clone", "_to_copy", "contiguous", "flatten", "view_as"]
+    [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "_reshape_alias",
+        "permute",
+        "transpose",
+        "t",
+        "expand",
+        "unsqueeze",
+        "squeeze",
+        "detach",
+        "alias",
+        "clone",
+        "_to_copy",
+        "contiguous",
+        "flatten",
+        "view_as",
+    ]
 )
 """Operations that hand a cotangent on as it is."""
 

@@ -16,7 +16,22 @@ import numpy as np
 
 from initio.core.distribution import Distribution
 
-__all__ = ["Argument", "Call", "Crash", "Input", "Loose", "Node", "Output", "Parameter", "Phase", "Record", "Ref", "Source", "Value", "refs"]
+__all__ = [
+    "Argument",
+    "Call",
+    "Crash",
+    "Input",
+    "Loose",
+    "Node",
+    "Output",
+    "Parameter",
+    "Phase",
+    "Record",
+    "Ref",
+    "Source",
+    "Value",
+    "refs",
+]
 
 Phase = Literal["forward", "loss", "backward"]
 

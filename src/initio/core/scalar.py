@@ -111,9 +111,7 @@ def _trim(piece: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(out)
 
 
-def from_pieces(
-    name: str, kinks: tuple[float, ...], pieces: Pieces, fn: Callable[[Array], Array] | None = None, **flags: Any
-) -> Scalar:
+def from_pieces(name: str, kinks: tuple[float, ...], pieces: Pieces, fn: Callable[[Array], Array] | None = None, **flags: Any) -> Scalar:
     """A piecewise polynomial; `fn` may give its value at the breaks and a faster evaluation."""
     kinks = tuple(float(k) for k in kinks)
     pieces = tuple(_trim(piece) for piece in pieces)

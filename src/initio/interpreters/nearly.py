@@ -43,7 +43,11 @@ def usual_values(node: Node, record: Record, values: Mapping[int, Moments | Unkn
     namespace, name, overload = node.op.split(".")
     fn = getattr(getattr(getattr(torch.ops, namespace), name), overload)
     try:
-        result = fn(*[_fill(a, found) for a in node.args], **{k: _fill(a, found) for k, a in node.kwargs.items() if k not in ("device", "layout", "pin_memory", "dtype")}, **_dtype(node))
+        result = fn(
+            *[_fill(a, found) for a in node.args],
+            **{k: _fill(a, found) for k, a in node.kwargs.items() if k not in ("device", "layout", "pin_memory", "dtype")},
+            **_dtype(node),
+        )
     except (RuntimeError, TypeError, NotImplementedError):
         return None
     return result.numpy() if isinstance(result, torch.Tensor) else None

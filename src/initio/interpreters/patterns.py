@@ -41,7 +41,16 @@ def projected(x: Moments, y: Moments) -> Moments:
     gram = a.gram - b.gram
     own = tuple(axis.diagonal for axis in a.axes)
     gram[own] = gram[own].clip(min=0.0)
-    return Moments.gaussian(a.axes, a.dims, a.mean, gram, x.sources | y.sources, odd=x.odd, claim=worst(x.claim, y.claim, "rule"), cross=a.field_covariances()[:6])
+    return Moments.gaussian(
+        a.axes,
+        a.dims,
+        a.mean,
+        gram,
+        x.sources | y.sources,
+        odd=x.odd,
+        claim=worst(x.claim, y.claim, "rule"),
+        cross=a.field_covariances()[:6],
+    )
 
 
 def _name(node: Node | None) -> str:
@@ -105,5 +114,3 @@ def _holds(value: int, g: int, made: Mapping[int, Node], depth: int) -> bool:
     if _name(node) == "mul":
         return any(_plain(i, made) == g for i in node.inputs)
     return _name(node) == "add" and any(_holds(i, g, made, depth - 1) for i in node.inputs)
-
-

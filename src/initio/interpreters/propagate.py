@@ -58,7 +58,9 @@ def start(record: Record) -> dict[int, Moments | Unknown]:
         else:
             values[p.value] = draw
     for i in record.inputs:
-        values.setdefault(i.value, from_distribution(i.distribution, record.values[i.value].shape, integer=not record.values[i.value].floating))
+        values.setdefault(
+            i.value, from_distribution(i.distribution, record.values[i.value].shape, integer=not record.values[i.value].floating)
+        )
     for o in record.outputs:
         if o.cotangent is not None and o.cotangent not in values:
             values[o.cotangent] = Moments.iid(record.values[o.cotangent].shape, 0.0, 1.0)
@@ -81,7 +83,9 @@ def waiting(record: Record, values: Mapping[int, Moments | Unknown]) -> tuple[st
     if not dead or not moving:
         return ()
     moved = Distribution("normal", {"mean": 0.0, "std": 1e-3})
-    after = propagate(replace(record, parameters=tuple(replace(p, distribution=moved) if p.name in moving else p for p in record.parameters)))
+    after = propagate(
+        replace(record, parameters=tuple(replace(p, distribution=moved) if p.name in moving else p for p in record.parameters))
+    )
     found: list[str] = []
     for p in dead:
         got = after.get(p.gradient) if p.gradient is not None else None
@@ -204,7 +208,9 @@ def _apply(node: Node, shapes: tuple[tuple[int, ...], ...], values: Mapping[int,
     ctx = Context(node, shapes, node.phase == "backward", uses)
     try:
         with running(ctx):
-            return fn(*[_resolve(a, values) for a in node.args], **{k: _resolve(a, values) for k, a in node.kwargs.items() if k not in _PLUMBING})
+            return fn(
+                *[_resolve(a, values) for a in node.args], **{k: _resolve(a, values) for k, a in node.kwargs.items() if k not in _PLUMBING}
+            )
     except _PREMISES as error:
         return _everywhere(node, Unknown(f"the rule of {node.op} does not cover this call: {type(error).__name__}: {error}", node.id))
 

@@ -61,6 +61,14 @@ class Simulator:
 
     def __post_init__(self) -> None:
         self._parameters = {p.value: p.distribution for p in self.record.parameters}
+        named = {p.name: p.value for p in self.record.parameters}
+        self._origin = {p.value: named.get(p.copy_of, p.value) for p in self.record.parameters}
+        self._readers: dict[int, set[int]] = {}
+        for n in self.record.nodes:
+            if n.phase != "backward":
+                for i in n.inputs:
+                    if i in self._origin and self._parameters[i].variance != 0.0:
+                        self._readers.setdefault(self._origin[i], set()).add(n.id)
 
     def fill(self, node: Node, reason: str) -> str | None:
         """Give the outputs of a node (and of the call that had to be replayed for it) simulated moments; why not, where that fails."""
@@ -208,12 +216,15 @@ class Simulator:
     def _region(self, call: int) -> _Region:
         found = self._regions.get(call)
         if found is None:
-            found = self._regions[call] = _Region.of(self.record, call)
+            found = self._regions[call] = _Region.of(self.record, call, self._origin)
         return found
 
     def _call(self, call: int, node: Node) -> Values:
         region = self._region(call)
         backward = node.phase == "backward"
+        own = {n.id for n in region.forward}
+        if any(not self._readers.get(self._origin[i], own) <= own for i in region.forward_inputs if i in self._origin):
+            raise _RefusedError("a weight that other calls use too")
         if region.work > WORK:
             raise _TooLargeError(f"a step of {region.work:.1e} multiplications")
         before = self._boundary(region.forward_inputs)
@@ -283,6 +294,7 @@ class Simulator:
     def _drawn(self, inputs: Sequence[int], rng: np.random.Generator, sizes: Mapping[int, int]) -> dict[int, Any]:
         drawer = Drawer(rng, sizes)
         env: dict[int, Any] = {}
+        drawn: dict[int, Any] = {}
         for i in inputs:
             value = self.record.values[i]
             dtype = working_dtype(value.dtype)
@@ -291,7 +303,10 @@ class Simulator:
             if i in self.record.constants:
                 env[i] = torch.from_numpy(np.array(self.record.constants[i])).to(dtype)
             elif i in self._parameters and not sizes:
-                env[i] = draw_parameter(self._parameters[i], value.shape, dtype)
+                first = self._origin[i]
+                if first not in drawn:
+                    drawn[first] = draw_parameter(self._parameters[i], value.shape, dtype)
+                env[i] = drawn[first]
             else:
                 try:
                     env[i] = torch.from_numpy(np.ascontiguousarray(drawer.draw(x))).to(dtype)
@@ -335,7 +350,7 @@ class _Region:
     reuses: bool
 
     @staticmethod
-    def of(record: Record, call: int) -> _Region:
+    def of(record: Record, call: int, origin: Mapping[int, int]) -> _Region:
         inside = {call}
         for c in record.calls:
             if c.parent in inside or call < 0:
@@ -352,7 +367,7 @@ class _Region:
         outward = {o for c in record.calls for o in (*c.outputs, *(x for x in c.cotangents if x is not None))}
         outward |= {p.gradient for p in record.parameters if p.gradient is not None}
         outward |= {v for n in record.nodes if n.id not in ids for v in n.inputs}
-        reuses = _reuses(forward, {p.value for p in record.parameters})
+        reuses = _reuses(forward, origin)
         work = sum(OVERHEAD + _work(n, record) for n in chosen)
         return _Region(tuple(forward), tuple(backward), _outside(forward), frozenset(outward), work, reuses)
 
@@ -362,9 +377,9 @@ _FREE = _VIEWS | {"slice", "select", "unbind", "split", "squeeze", "unsqueeze", 
 _CONTRACTIONS = frozenset({"mm", "bmm", "addmm", "baddbmm", "linear", "matmul", "convolution", "mv", "addmv"})
 
 
-def _reuses(nodes: Sequence[Node], parameters: set[int]) -> bool:
-    """Whether a weight is contracted more than once."""
-    origin = {p: p for p in parameters}
+def _reuses(nodes: Sequence[Node], parameters: Mapping[int, int]) -> bool:
+    """Whether a weight (or a copy of its draw) is contracted more than once."""
+    origin = dict(parameters)
     used: set[int] = set()
     for n in nodes:
         name = n.op.split(".")[1]

@@ -154,7 +154,14 @@ def _parameters(analysis: Analysis) -> Table:
             continue
         tied = f" (= {', '.join(result.names[1:])})" if len(result.names) > 1 else ""
         claim = Text(result.grad_claim, style="yellow" if result.grad_claim in ("unknown", "none") else "")
-        table.add_row(Text(result.name + tied), str(result.distribution)[:36], number(result.rms), number(result.grad_rms), number(result.ratio), claim)
+        table.add_row(
+            Text(result.name + tied),
+            str(result.distribution)[:36],
+            number(result.rms),
+            number(result.grad_rms),
+            number(result.ratio),
+            claim,
+        )
     return table
 
 

@@ -61,7 +61,15 @@ def lookup(w: Moments, ids: Moments) -> Moments | Unknown:
     p = ids.gram
     gram = np.multiply.outer(p, same) + np.multiply.outer(1.0 - p, different)
     mean = np.multiply.outer(np.ones([b.K for b in ids.axes]), np.tensordot(share, wm.mean, axes=(0, 0)))
-    made = Moments.gaussian([*ids.axes, *wm.axes[1:]], [*ids.dims, *wm.dims[1:]], mean, gram, w.sources | ids.sources, odd=w.odd, claim=worst(w.claim, ids.claim))
+    made = Moments.gaussian(
+        [*ids.axes, *wm.axes[1:]],
+        [*ids.dims, *wm.dims[1:]],
+        mean,
+        gram,
+        w.sources | ids.sources,
+        odd=w.odd,
+        claim=worst(w.claim, ids.claim),
+    )
     return made.without_ones()
 
 
@@ -151,7 +159,9 @@ def _picked_together(x: Moments, dims: Sequence[int], ids: Sequence[Moments]) ->
     back = [a for i, a in enumerate(x.axes) if i > at[-1]]
     gram, out_mean = np.moveaxis(gram, 0, len(front)), np.moveaxis(out_mean, 0, len(front))
     dims_out = [*x.dims[: dims[0]], 1, *x.dims[dims[-1] + 1 :]]
-    made = Moments.gaussian([*front, axis(count), *back], dims_out, out_mean, gram, x.sources | _sources(ids), odd=x.odd, claim=x.claim).without_ones()
+    made = Moments.gaussian(
+        [*front, axis(count), *back], dims_out, out_mean, gram, x.sources | _sources(ids), odd=x.odd, claim=x.claim
+    ).without_ones()
     return made.reshape((*x.shape[: dims[0]], *shape, *x.shape[dims[-1] + 1 :]))
 
 
@@ -185,7 +195,10 @@ def index_put(base: Moments, indices: Sequence[Moments | None], values: Moments,
     known = [values_of(i) for i in ids]
     if all(v is not None for v in known):
         flat = np.ravel_multi_index(
-            [np.broadcast_to(v.astype(np.intp).reshape(i.shape), shape).ravel() % base.shape[d] for v, i, d in zip(known, ids, used, strict=True)],
+            [
+                np.broadcast_to(v.astype(np.intp).reshape(i.shape), shape).ravel() % base.shape[d]
+                for v, i, d in zip(known, ids, used, strict=True)
+            ],
             [base.shape[d] for d in used],
         )
         if not accumulate and len(np.unique(flat)) < len(flat):
@@ -241,7 +254,9 @@ def scattered(x: Moments, ids: Moments, rows: int) -> Moments | Unknown:
     gram = np.stack([different, same])
     mean = np.expand_dims(equal.mean, 0) / rows
     bit = fresh_source()
-    return Moments.gaussian([axis(rows), *equal.axes], [1, *equal.dims], mean, gram, bit, odd=bit if x.odd else 0, claim=worst(x.claim, ids.claim)).without_ones()
+    return Moments.gaussian(
+        [axis(rows), *equal.axes], [1, *equal.dims], mean, gram, bit, odd=bit if x.odd else 0, claim=worst(x.claim, ids.claim)
+    ).without_ones()
 
 
 # -- gather, scatter ---------------------------------------------------------------------------------------------
@@ -307,7 +322,9 @@ def scatter_add(base: Moments, dim: int, ids: Moments, source: Moments) -> Resul
     dims = list(weighted[0].dims)
     dims[d] = 1
     bit = fresh_source()
-    return Moments.gaussian([*axes[:i], axis(n), *axes[i:]], dims, mean, gram, bit | source.sources, odd=source.odd, claim=worst(source.claim, ids.claim)).without_ones()
+    return Moments.gaussian(
+        [*axes[:i], axis(n), *axes[i:]], dims, mean, gram, bit | source.sources, odd=source.odd, claim=worst(source.claim, ids.claim)
+    ).without_ones()
 
 
 # -- integers ----------------------------------------------------------------------------------------------------

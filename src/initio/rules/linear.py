@@ -17,8 +17,8 @@ from initio.core.overlap import Mixed, inherited, marked, overlap_of, summed
 from initio.core.scalar import IDENTITY
 from initio.rules.indexing import lookup, scattered
 from initio.rules.scale_free import gains, radial, remember_fan, without_radial_sums
-from initio.rules.tied import remember_embedding, tied_product
 from initio.rules.table import Result, context, rule
+from initio.rules.tied import remember_embedding, tied_product
 
 __all__ = ["convolve", "window_taps"]
 
@@ -54,14 +54,18 @@ def _mixed(out: Moments | Unknown, x: Moments, y: Moments, spec: str) -> Moments
     mixed = x.extra.get("mixed")
     behind = y.extra.get("mixed")
     if mixed is None and behind is not None and behind.stage == "keys":  # dk_jᵀ = Σ_i q_iᵀ dS_ij
-        return replace(out, extra={**out.extra, "mixed": Mixed(behind.tokens, behind.amount * y.shape[-2] * x.total_second, "weights", y.shape[-1])})
+        return replace(
+            out, extra={**out.extra, "mixed": Mixed(behind.tokens, behind.amount * y.shape[-2] * x.total_second, "weights", y.shape[-1])}
+        )
     f = y.law[0].field
     if mixed is None:
         e, tokens = overlap_of(y)
         return replace(out, extra={**out.extra, "mixed": Mixed(tokens, e * _varying(out, len(out.dims) - 1))}) if e > 0.0 else out
     if mixed.stage == "queries":  # dk_j = Σ_i dS_ij q_i
         count = x.shape[-1]
-        return replace(out, extra={**out.extra, "mixed": Mixed(mixed.tokens, mixed.amount * count * y.total_second, "weights", x.shape[-2])})
+        return replace(
+            out, extra={**out.extra, "mixed": Mixed(mixed.tokens, mixed.amount * count * y.total_second, "weights", x.shape[-2])}
+        )
     if mixed.stage == "keys" and f.tokens == mixed.tokens:
         added = mixed.amount * _varying(y, len(y.dims) - 2)
     elif mixed.stage == "weights" and f.id == mixed.tokens and len(y.dims) == 2:  # dW = Σ_j dk_j x_jᵀ
@@ -102,7 +106,13 @@ def _remember(out: Moments, weight: Moments, x: Moments, spec: str, flip: bool) 
         sources = out.sources
         for before_x, before_out, before_spec, view, _, _ in reversed(earlier[-3:]):
             sources |= before_out.sources
-            if before_spec != spec or view != field.view or before_x.shape != x.shape or before_out.axes != out.axes or before_x.axes != x.axes:
+            if (
+                before_spec != spec
+                or view != field.view
+                or before_x.shape != x.shape
+                or before_out.axes != out.axes
+                or before_x.axes != x.axes
+            ):
                 continue
             pair = joint(x, before_x)
             if pair is None:
@@ -204,7 +214,18 @@ def _listed(value: Any, n: int) -> list[int]:
 
 
 @rule("aten.convolution", "aten.convolution_overrideable", "aten._convolution")
-def convolution(x: Moments, w: Moments, b: Moments | None, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int, *_: Any) -> Result:
+def convolution(
+    x: Moments,
+    w: Moments,
+    b: Moments | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+    *_: Any,
+) -> Result:
     """y[o, p] = Σ_{c, d} w[o, c, d] x[c, p·stride − padding + d·dilation] + b[o]."""
     n = len(w.dims) - 2
     unbatched = len(x.dims) == n + 1
@@ -280,7 +301,9 @@ def convolve(x: Moments, w: Moments, taps: Sequence[Taps], groups: int, transpos
             gx = along(m.incoherent if p else m.coherent - m.incoherent, gx, i)
         wm = wg.mean[tuple(0 if i in at_w else slice(None) for i in range(len(wg.axes)))]
         left = replace(xg, axes=tuple(new_axes), mean=mean, gram=gx, law=(), extra={})
-        right = replace(wg, axes=tuple(a for i, a in enumerate(wg.axes) if i not in at_w), dims=wg.dims[:3], mean=wm, gram=gw, law=(), extra={})
+        right = replace(
+            wg, axes=tuple(a for i, a in enumerate(wg.axes) if i not in at_w), dims=wg.dims[:3], mean=wm, gram=gw, law=(), extra={}
+        )
         part = contract(left, right, spec, dependent=True)
         assert isinstance(part, Moments)
         gram = gram + part.gram
@@ -312,7 +335,19 @@ def _remember_convolution(out: Moments, w: Moments, x: Moments) -> Moments:
 
 
 @rule("aten.convolution_backward")
-def convolution_backward(grad: Moments, x: Moments, w: Moments, bias_sizes: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Sequence[bool]) -> Result:
+def convolution_backward(
+    grad: Moments,
+    x: Moments,
+    w: Moments,
+    bias_sizes: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+    mask: Sequence[bool],
+) -> Result:
     """Cotangents of input, weight and bias."""
     n = len(w.dims) - 2
     kernel = w.shape[2:]
@@ -370,8 +405,17 @@ def _weight_gradient(small: Moments, large: Moments, taps: Sequence[Taps], group
             k = axis(t.count)
             at = len(made.axes)
             g = np.stack([np.zeros_like(made.gram), made.gram], axis=at)
-            made = replace(made, axes=(*made.axes, k), dims=(*made.dims[: 2 + i], 1, *made.dims[3 + i :]), mean=np.expand_dims(made.mean, at), gram=g, law=())
-    return Moments.gaussian(made.axes, made.dims, made.mean, made.gram, bit, odd=bit if small.odd or large.odd else 0, claim=worst(small.claim, large.claim))
+            made = replace(
+                made,
+                axes=(*made.axes, k),
+                dims=(*made.dims[: 2 + i], 1, *made.dims[3 + i :]),
+                mean=np.expand_dims(made.mean, at),
+                gram=g,
+                law=(),
+            )
+    return Moments.gaussian(
+        made.axes, made.dims, made.mean, made.gram, bit, odd=bit if small.odd or large.odd else 0, claim=worst(small.claim, large.claim)
+    )
 
 
 # -- tables ------------------------------------------------------------------------------------------------------

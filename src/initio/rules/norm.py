@@ -11,10 +11,10 @@ import numpy as np
 from initio.core.algebra import add, average, multiply, scalar_value, scale, total
 from initio.core.axes import Array, Axis
 from initio.core.moments import Cross, Moments, Unknown, along, fresh_source, pair_values, worst
+from initio.core.overlap import marked, overlap_of
 from initio.core.pairs import refitted
 from initio.core.spectrum import self_normalised
 from initio.rules.scale_free import divided_by_own_scale, fan_in, orthogonal, scale_cancels, without_radial
-from initio.core.overlap import marked, overlap_of
 from initio.rules.table import Result, context, rule
 
 __all__ = ["normalise", "normalise_backward"]
@@ -112,7 +112,15 @@ def effective_share(gram: Array, axes: Sequence[Axis], eps: float) -> float:
     return float(squared / max(float(mean) + eps, 1e-300) ** 2)
 
 
-def normalise_backward(grad: Moments, xhat: Moments, deviation: Array, over: Sequence[int], centre: bool = True, product: Moments | None = None, summed: Moments | None = None) -> Moments | Unknown:
+def normalise_backward(
+    grad: Moments,
+    xhat: Moments,
+    deviation: Array,
+    over: Sequence[int],
+    centre: bool = True,
+    product: Moments | None = None,
+    summed: Moments | None = None,
+) -> Moments | Unknown:
     """dx = (g − mean g − x̂ mean(g x̂)) / σ: an orthogonal projection, so E[dx²] = E[g²] − E[(mean g)²] − E[(mean g x̂)²].
 
     `product` and `summed` are g x̂ and g as far as their sums are concerned, where these are known better.
@@ -141,7 +149,15 @@ def normalise_backward(grad: Moments, xhat: Moments, deviation: Array, over: Seq
     out[same] = gram[same] - 2.0 * tf[same] + xhat.gram[same] * tb[same]
     u, v = pair_values(grad.axes, deviation)
     bit = fresh_source()
-    return Moments.gaussian(grad.axes, grad.dims, np.zeros_like(grad.mean), out / (u * v), bit | grad.sources, odd=grad.odd & ~xhat.sources, claim=worst(grad.claim, xhat.claim, "rule"))
+    return Moments.gaussian(
+        grad.axes,
+        grad.dims,
+        np.zeros_like(grad.mean),
+        out / (u * v),
+        bit | grad.sources,
+        odd=grad.odd & ~xhat.sources,
+        claim=worst(grad.claim, xhat.claim, "rule"),
+    )
 
 
 def _affine(y: Moments, w: Moments | None, b: Moments | None, dims: Sequence[int], rank: int) -> Moments | Unknown:
@@ -166,7 +182,15 @@ def _affine(y: Moments, w: Moments | None, b: Moments | None, dims: Sequence[int
 # -- batch norm --------------------------------------------------------------------------------------------------
 
 
-@rule("aten.native_batch_norm", "aten._native_batch_norm_legit", "aten.cudnn_batch_norm", "aten._native_batch_norm_legit_functional", "aten.native_batch_norm.default", "aten._batch_norm_with_update", "aten.miopen_batch_norm")
+@rule(
+    "aten.native_batch_norm",
+    "aten._native_batch_norm_legit",
+    "aten.cudnn_batch_norm",
+    "aten._native_batch_norm_legit_functional",
+    "aten.native_batch_norm.default",
+    "aten._batch_norm_with_update",
+    "aten.miopen_batch_norm",
+)
 def batch_norm(x: Moments, w: Moments | None, b: Moments | None, rm: Moments | None, rv: Moments | None, *rest: Any) -> Result:
     """Training: centre and scale each channel over samples and positions; evaluation: the affine map of the running statistics."""
     flags = [r for r in rest if isinstance(r, (bool, float, int))]
@@ -193,7 +217,10 @@ def _mean_share(xhat: Moments, over: Sequence[int]) -> float:
     """The inverse number of independent entries of a channel, averaged over the kinds of channels."""
     others = [i for i in range(len(xhat.axes)) if i not in over]
     moved = xhat.gram.transpose([*others, *over])
-    grams = [moved[tuple(xhat.axes[i].K ** 2 + k for i, k in zip(others, kinds, strict=True))] for kinds in np.ndindex(*[xhat.axes[i].K for i in others])]
+    grams = [
+        moved[tuple(xhat.axes[i].K ** 2 + k for i, k in zip(others, kinds, strict=True))]
+        for kinds in np.ndindex(*[xhat.axes[i].K for i in others])
+    ]
     return float(np.mean([effective_share(g, [xhat.axes[i] for i in over], 0.0) for g in grams]))
 
 
@@ -216,7 +243,18 @@ def _saved(x: Moments, xhat: Moments, deviation: Array, over: Sequence[int], dim
 
 
 @rule("aten.native_batch_norm_backward", "aten.cudnn_batch_norm_backward", "aten.batch_norm_backward")
-def batch_norm_backward(grad: Moments, x: Moments, w: Moments | None, rm: Moments | None, rv: Moments | None, mean: Moments | None, inverse: Moments | None, training: bool, eps: float, mask: Sequence[bool]) -> Result:
+def batch_norm_backward(
+    grad: Moments,
+    x: Moments,
+    w: Moments | None,
+    rm: Moments | None,
+    rv: Moments | None,
+    mean: Moments | None,
+    inverse: Moments | None,
+    training: bool,
+    eps: float,
+    mask: Sequence[bool],
+) -> Result:
     """Cotangents of input, weight and bias."""
     rest = [d for d in range(len(grad.dims)) if d != 1]
     if not training:
@@ -239,7 +277,11 @@ def batch_norm_backward(grad: Moments, x: Moments, w: Moments | None, rm: Moment
         if isinstance(dx, Moments):
             divided_by_own_scale(dx, inverse.extra["fan"], inverse.extra["through"])
             orthogonal(dx, xhat)
-        return dx if mask[0] else None, t if isinstance(t, Unknown) else _cancelled(total(t, rest)), _cancelled(total(summed, rest)) if mask[2] else None
+        return (
+            dx if mask[0] else None,
+            t if isinstance(t, Unknown) else _cancelled(total(t, rest)),
+            _cancelled(total(summed, rest)) if mask[2] else None,
+        )
     t = multiply(grad, xhat)
     dw = t if isinstance(t, Unknown) else total(t, rest)
     return dx if mask[0] else None, dw if mask[1] else None, total(grad, rest) if mask[2] else None
@@ -254,7 +296,9 @@ def _cancelled(x: Moments) -> Moments:
     return Moments.gaussian(x.axes, x.dims, x.mean, gram, x.sources, odd=x.odd, claim=x.claim)
 
 
-def _project(grad: Moments, inverse: Moments, centre: bool = True, product: Moments | None = None, summed: Moments | None = None) -> Moments | Unknown:
+def _project(
+    grad: Moments, inverse: Moments, centre: bool = True, product: Moments | None = None, summed: Moments | None = None
+) -> Moments | Unknown:
     """The backward of a normalisation, on the axes that it had."""
     from initio.core.algebra import broadcast
 
@@ -288,7 +332,16 @@ def layer_norm(x: Moments, shape: Sequence[int], w: Moments | None, b: Moments |
 
 
 @rule("aten.native_layer_norm_backward")
-def layer_norm_backward(grad: Moments, x: Moments, shape: Sequence[int], mean: Moments, inverse: Moments, w: Moments | None, b: Moments | None, mask: Sequence[bool]) -> Result:
+def layer_norm_backward(
+    grad: Moments,
+    x: Moments,
+    shape: Sequence[int],
+    mean: Moments,
+    inverse: Moments,
+    w: Moments | None,
+    b: Moments | None,
+    mask: Sequence[bool],
+) -> Result:
     """Cotangents of input, weight and bias."""
     return _norm_backward(grad, inverse, w, len(shape), mask, True)
 
@@ -337,7 +390,18 @@ def group_norm(x: Moments, w: Moments | None, b: Moments | None, n: int, c: int,
 
 
 @rule("aten.native_group_norm_backward")
-def group_norm_backward(grad: Moments, x: Moments, mean: Moments, inverse: Moments, w: Moments | None, n: int, c: int, hw: int, groups: int, mask: Sequence[bool]) -> Result:
+def group_norm_backward(
+    grad: Moments,
+    x: Moments,
+    mean: Moments,
+    inverse: Moments,
+    w: Moments | None,
+    n: int,
+    c: int,
+    hw: int,
+    groups: int,
+    mask: Sequence[bool],
+) -> Result:
     """Cotangents of input, weight and bias."""
     if "normalised" not in inverse.extra:
         return Unknown("the forward pass of this norm is not known"), None, None

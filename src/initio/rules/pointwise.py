@@ -42,10 +42,52 @@ def _unary(name: str) -> None:
     run.__doc__ = f"y = {name}(x): E f(u) and E[f(u) f(v)] over the law of x."
 
 
-for _name in (
-    "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid log_sigmoid tanh hardtanh hardsigmoid hardswish softplus softshrink hardshrink "
-    "threshold exp expm1 log log1p log2 log10 sqrt rsqrt reciprocal abs square sin cos erf erfc sign neg sinh cosh tan atan floor round ceil trunc"
-).split():
+for _name in [
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "gelu",
+    "silu",
+    "mish",
+    "sigmoid",
+    "log_sigmoid",
+    "tanh",
+    "hardtanh",
+    "hardsigmoid",
+    "hardswish",
+    "softplus",
+    "softshrink",
+    "hardshrink",
+    "threshold",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "log2",
+    "log10",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "abs",
+    "square",
+    "sin",
+    "cos",
+    "erf",
+    "erfc",
+    "sign",
+    "neg",
+    "sinh",
+    "cosh",
+    "tan",
+    "atan",
+    "floor",
+    "round",
+    "ceil",
+    "trunc",
+]:
     if _name in FUNCTIONS:
         _unary(_name)
 
@@ -101,7 +143,11 @@ def _masked(x: Moments, mask: Moments) -> Moments | None:
     if values is None or values.dtype.kind not in "fiu":
         return None
     hidden = values < MASKED
-    if not hidden.any() or np.any(np.abs(values[~hidden]) > 0) or max(abs(x.total_second), x.total_mean**2) > 0.01 * float(np.min(np.abs(values[hidden]))) ** 2:
+    if (
+        not hidden.any()
+        or np.any(np.abs(values[~hidden]) > 0)
+        or max(abs(x.total_second), x.total_mean**2) > 0.01 * float(np.min(np.abs(values[hidden]))) ** 2
+    ):
         return None
     return with_mask(x, ~hidden)
 
@@ -241,7 +287,15 @@ def where(condition: Moments, x: Operand, y: Operand) -> Result:
     mean = condition.mean * xs.mean + (1 - condition.mean) * ys.mean
     gram = m * xs.gram + (mi - m) * cross + (mj - m) * swap(xs.axes, cross) + (1 - mi - mj + m) * ys.gram
     sources = condition.sources | xs.sources | ys.sources
-    return Moments.gaussian(xs.axes, xs.dims, mean, gram, sources, odd=xs.odd & ys.odd if scalar_value(ys) != 0 else xs.odd, claim=worst(condition.claim, xs.claim, ys.claim))
+    return Moments.gaussian(
+        xs.axes,
+        xs.dims,
+        mean,
+        gram,
+        sources,
+        odd=xs.odd & ys.odd if scalar_value(ys) != 0 else xs.odd,
+        claim=worst(condition.claim, xs.claim, ys.claim),
+    )
 
 
 @rule("aten.masked_fill")
@@ -272,8 +326,15 @@ def _backward(op: str, name: str) -> None:
 
 
 for _op, _name in (
-    ("gelu_backward", "gelu"), ("silu_backward", "silu"), ("mish_backward", "mish"), ("hardtanh_backward", "hardtanh"), ("hardsigmoid_backward", "hardsigmoid"),
-    ("hardswish_backward", "hardswish"), ("softplus_backward", "softplus"), ("softshrink_backward", "softshrink"), ("hardshrink_backward", "hardshrink"),
+    ("gelu_backward", "gelu"),
+    ("silu_backward", "silu"),
+    ("mish_backward", "mish"),
+    ("hardtanh_backward", "hardtanh"),
+    ("hardsigmoid_backward", "hardsigmoid"),
+    ("hardswish_backward", "hardswish"),
+    ("softplus_backward", "softplus"),
+    ("softshrink_backward", "softshrink"),
+    ("hardshrink_backward", "hardshrink"),
 ):
     _backward(_op, _name)
 
@@ -296,7 +357,12 @@ def elu_backward(grad: Moments, alpha: float, scale_: float, input_scale: float,
     if not is_result:
         return multiply(grad, apply(x, derivative("elu", alpha, scale_, input_scale)))
     a = float(alpha) * float(scale_) * float(input_scale)
-    fn = Scalar("elu'(y)", lambda y: np.where(y > 0, float(scale_), y * float(input_scale) + a), kinks=(0.0,), pieces=((a, float(input_scale)), (float(scale_),)))
+    fn = Scalar(
+        "elu'(y)",
+        lambda y: np.where(y > 0, float(scale_), y * float(input_scale) + a),
+        kinks=(0.0,),
+        pieces=((a, float(input_scale)), (float(scale_),)),
+    )
     return multiply(grad, apply(x, fn))
 
 

@@ -12,12 +12,21 @@ from typing import Any
 import numpy as np
 
 from initio.core.algebra import broadcast, joint, multiply, swap
-from initio.core.axes import Array
 from initio.core.moments import Factor, Moments, Unknown, pair_values
 from initio.core.scalar import IDENTITY
 from initio.rules.table import context
 
-__all__ = ["divided_by_own_scale", "fan_in", "gains", "orthogonal", "radial", "remember_fan", "scale_cancels", "without_radial", "without_radial_sums"]
+__all__ = [
+    "divided_by_own_scale",
+    "fan_in",
+    "gains",
+    "orthogonal",
+    "radial",
+    "remember_fan",
+    "scale_cancels",
+    "without_radial",
+    "without_radial_sums",
+]
 
 SMALL = 0.02
 """Share of the radial part below which it is left alone."""

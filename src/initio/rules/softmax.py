@@ -11,8 +11,7 @@ import numpy as np
 from initio.core.algebra import same_axes
 from initio.core.axes import Array, Axis, axis
 from initio.core.moments import Moments, Unknown, fresh_source, pair_values, worst
-from initio.core.softmax import softmax_pair
-from initio.core.softmax import softmax_moment
+from initio.core.softmax import softmax_moment, softmax_pair
 from initio.rules.table import Result, rule
 
 __all__: list[str] = []
@@ -79,7 +78,9 @@ def _unmasked(x: Moments, d: int) -> Moments:
     others = [a for j, a in enumerate(x.axes) if j != i]
     own = cov[tuple(a.diagonal for a in others)]
     if own.size and own.max() > SHARP:
-        return Unknown(f"a softmax of logits with standard deviation {np.sqrt(own.max()):.3g}, such as a random mask of large numbers makes")
+        return Unknown(
+            f"a softmax of logits with standard deviation {np.sqrt(own.max()):.3g}, such as a random mask of large numbers makes"
+        )
     first, last = pair_values(others, own)
     spread = np.maximum(np.sqrt(np.maximum(first * last, 0.0)), np.abs(cov))
     same = _pairs(spread, cov, n)
@@ -93,7 +94,6 @@ def _unmasked(x: Moments, d: int) -> Moments:
 
 def _masked(x: Moments, allowed: Any, d: int) -> Result:
     """Rows see different numbers of entries: kinds of rows and of columns by how many they see, and are seen by."""
-    lead = [e for e in range(len(x.dims)) if e not in (d, d - 1)]
     if d == 0 or d != len(x.dims) - 1:
         return Unknown("a masked softmax over a dimension that is not the last")
     flat = allowed.reshape((-1, allowed.shape[-2], allowed.shape[-1]))
@@ -106,7 +106,11 @@ def _masked(x: Moments, allowed: Any, d: int) -> Result:
     x = x.with_axis(d - 1)
     q, k = x.span(d - 1)[0], x.span(d)[0]
     rows = _grouped(counts)
-    columns = rows if first.shape[0] == first.shape[1] and len(np.unique(counts)) > 1 and bool(np.all(np.tril(first) == first)) else _grouped(first.sum(axis=0))
+    columns = (
+        rows
+        if first.shape[0] == first.shape[1] and len(np.unique(counts)) > 1 and bool(np.all(np.tril(first) == first))
+        else _grouped(first.sum(axis=0))
+    )
     ra, ca = axis(len(counts), rows), axis(first.shape[1], columns)
     x = x.relabel(q, ra).relabel(k, axis(first.shape[1]))
     cov = _varying(x, k)  # classes of the lead axes and of q
@@ -139,7 +143,9 @@ def _masked(x: Moments, allowed: Any, d: int) -> Result:
     block[..., kk:, : ca.K * ca.K] = inv * _pair_ratio(ratio, spec["mean_count"])[..., :, None]
     g[diag] = block
     bit = fresh_source()
-    return Moments.gaussian(out_axes, x.dims, mean, gram, bit | x.sources, claim=worst(x.claim, "rule"), softmax=(own_rows, counts)).without_ones()
+    return Moments.gaussian(
+        out_axes, x.dims, mean, gram, bit | x.sources, claim=worst(x.claim, "rule"), softmax=(own_rows, counts)
+    ).without_ones()
 
 
 def _boost(cov: Array, var: Array, count: Array) -> Array:
@@ -206,7 +212,9 @@ def _masked_apart(x: Moments, allowed: Any, d: int) -> Result:
     rows = x.axes[q].same.astype(int)
     shape = [1] * len(x.axes)
     shape[q] = len(rows)
-    by_row = np.take_along_axis(np.broadcast_to(table, (*np.broadcast_shapes(table.shape[:-2], tuple(shape)), 2, 2)), rows.reshape((*shape, 1, 1)), axis=-2)[..., 0, :]
+    by_row = np.take_along_axis(
+        np.broadcast_to(table, (*np.broadcast_shapes(table.shape[:-2], tuple(shape)), 2, 2)), rows.reshape((*shape, 1, 1)), axis=-2
+    )[..., 0, :]
     same, different = boost * by_row[..., 1], by_row[..., 0] - (boost - 1.0) * by_row[..., 1] / max(tk - 1, 1)
     gram = np.concatenate([different, same], axis=k)
     full = [a.P for a in x.axes]
@@ -220,7 +228,15 @@ def _masked_apart(x: Moments, allowed: Any, d: int) -> Result:
     mean = np.full([a.K for a in x.axes], 1.0 / tk)
     bit = fresh_source()
     typical_count = round(float(1.0 / (1.0 / counts).mean()))
-    return Moments.gaussian(x.axes, x.dims, mean, gram, bit | x.sources, claim=worst(x.claim, "rule"), softmax=(np.moveaxis(logit, q if q < k else q - 1, -1), np.full(tq, max(typical_count, 1)))).without_ones()
+    return Moments.gaussian(
+        x.axes,
+        x.dims,
+        mean,
+        gram,
+        bit | x.sources,
+        claim=worst(x.claim, "rule"),
+        softmax=(np.moveaxis(logit, q if q < k else q - 1, -1), np.full(tq, max(typical_count, 1))),
+    ).without_ones()
 
 
 def _agreements(a: Array, b: Array) -> Array:
@@ -315,7 +331,20 @@ def _averages(allowed: Any, counts: Any, ra: Axis, ca: Axis) -> dict[str, Array]
     # a higher weight on the same column is taken from the different ones, so that each row still sums to 1
     excess = np.divide(total_same, total_diff, out=np.zeros_like(total_same), where=total_diff > 0) * different
     mean_count = 1.0 / np.array([(1.0 / counts[rl == r]).mean() for r in range(R)])
-    return {"mean": mean, "same_column": same, "different_column": different, "excess": excess, "row_same": squares / np.outer(ra.counts, ca.counts), "row_pairs": (row_pairs.reshape(R, C * C) * np.divide(1.0, np.outer(ra.counts, ca.pairs[: C * C]), out=np.zeros((R, C * C)), where=np.outer(ra.counts, ca.pairs[: C * C]) > 0)), "mean_count": mean_count}
+    return {
+        "mean": mean,
+        "same_column": same,
+        "different_column": different,
+        "excess": excess,
+        "row_same": squares / np.outer(ra.counts, ca.counts),
+        "row_pairs": (
+            row_pairs.reshape(R, C * C)
+            * np.divide(
+                1.0, np.outer(ra.counts, ca.pairs[: C * C]), out=np.zeros((R, C * C)), where=np.outer(ra.counts, ca.pairs[: C * C]) > 0
+            )
+        ),
+        "mean_count": mean_count,
+    }
 
 
 @rule("aten._softmax_backward_data")
@@ -350,7 +379,15 @@ def softmax_backward(grad: Moments, p: Moments, dim: int, *_: Any) -> Result:
     different = -shape * (same * a.counts).sum(axis=-1, keepdims=True) / np.where(taken > 0, taken, 1.0)
     gram = np.moveaxis(np.concatenate([different, same], axis=-1), -1, i)
     bit = fresh_source()
-    made = Moments.gaussian(p.axes, p.dims, np.zeros([b.K for b in p.axes]), gram, bit | grad.sources | p.sources, odd=grad.odd & ~p.sources, claim=worst(grad.claim, p.claim, "rule")).without_ones()
+    made = Moments.gaussian(
+        p.axes,
+        p.dims,
+        np.zeros([b.K for b in p.axes]),
+        gram,
+        bit | grad.sources | p.sources,
+        odd=grad.odd & ~p.sources,
+        claim=worst(grad.claim, p.claim, "rule"),
+    ).without_ones()
     if "mixed" in grad.extra:
         made = replace(made, extra={"mixed": grad.extra["mixed"].times(max(1.0 - a.size * p.total_second, 0.0))})
     return made
@@ -375,7 +412,9 @@ def _damping(own: Array, counts: Any, length: int, p: Moments, i: int) -> Array:
         if len(values) > 6:
             pick = np.unique(np.linspace(0, len(values) - 1, 6).astype(int))
             values, times = values[pick], times[pick]
-        e2 = [_moment(own[..., min(r, own.shape[-1] - 1)], np.full(own.shape[:-1], n), 2) * n * t for n, t in zip(values, times, strict=True)]
+        e2 = [
+            _moment(own[..., min(r, own.shape[-1] - 1)], np.full(own.shape[:-1], n), 2) * n * t for n, t in zip(values, times, strict=True)
+        ]
         parts = [w * ratio(own[..., min(r, own.shape[-1] - 1)], int(n)) for w, n in zip(e2, values, strict=True)]
         kinds.append(sum(parts) / sum(e2))
     return np.stack(kinds, axis=-1)[..., None]

@@ -20,7 +20,17 @@ LARGEST_MASK = 1 << 24
 """Most entries of a mask that is copied to another shape."""
 
 
-@rule("aten.view", "aten._unsafe_view", "aten.reshape", "aten.flatten", "aten._reshape_alias", "aten.unflatten", "aten.squeeze", "aten.unsqueeze", "aten.view_as")
+@rule(
+    "aten.view",
+    "aten._unsafe_view",
+    "aten.reshape",
+    "aten.flatten",
+    "aten._reshape_alias",
+    "aten.unflatten",
+    "aten.squeeze",
+    "aten.unsqueeze",
+    "aten.view_as",
+)
 def reshape(x: Moments, *_: Any, **__: Any) -> Moments:
     """The same entries in row-major order."""
     shape = context().shapes[0]
@@ -44,7 +54,21 @@ def _mask_reshaped(x: Moments, shape: tuple[int, ...]) -> dict[str, Any]:
     return extra
 
 
-@rule("aten.clone", "aten.detach", "aten.alias", "aten.contiguous", "aten._to_copy", "aten.to", "aten.lift_fresh", "aten.lift_fresh_copy", "aten.copy", "aten.view.dtype", "aten.positive", "prims.view_of", "initio.view_whole")
+@rule(
+    "aten.clone",
+    "aten.detach",
+    "aten.alias",
+    "aten.contiguous",
+    "aten._to_copy",
+    "aten.to",
+    "aten.lift_fresh",
+    "aten.lift_fresh_copy",
+    "aten.copy",
+    "aten.view.dtype",
+    "aten.positive",
+    "prims.view_of",
+    "initio.view_whole",
+)
 def same(x: Moments, *args: Any, **_: Any) -> Moments:
     """The same values (a cast keeps moments to rounding)."""
     if context().node.op.split(".")[1].rstrip("_") == "copy" and args and isinstance(args[0], Moments):
@@ -75,7 +99,9 @@ def permute(x: Moments, dims: Sequence[int]) -> Moments:
         swapped = len(order) > 1 and order.index(len(order) - 1) < order.index(len(order) - 2)
         made = replace(made, extra={**made.extra, "mixed": x.extra["mixed"].turned() if swapped else x.extra["mixed"]})
     if "mask" in x.extra:
-        return replace(made, extra={**made.extra, "mask": np.broadcast_to(x.extra["mask"], x.shape).transpose([d % len(x.dims) for d in dims])})
+        return replace(
+            made, extra={**made.extra, "mask": np.broadcast_to(x.extra["mask"], x.shape).transpose([d % len(x.dims) for d in dims])}
+        )
     return made
 
 
@@ -258,7 +284,16 @@ def join(parts: Sequence[Moments], d: int) -> Moments | Unknown:
         front[: k * k] = block.reshape((k * k, *front.shape[1:]))
     raw = axis(len(labels), labels)
     axes = [*xs[0].axes[:i], raw, *xs[0].axes[i + 1 :]]
-    made = Moments.gaussian(axes, xs[0].dims, mean, gram, sources, odd=max(odd, 0) & sources, claim=worst(*[x.claim for x in xs]), cross=_joined_cross(xs, i, axes))
+    made = Moments.gaussian(
+        axes,
+        xs[0].dims,
+        mean,
+        gram,
+        sources,
+        odd=max(odd, 0) & sources,
+        claim=worst(*[x.claim for x in xs]),
+        cross=_joined_cross(xs, i, axes),
+    )
     widest = max(xs, key=lambda x: x.axes[i].size)
     return _merged_alike(marked(made, *overlap_of(widest)), i)
 
@@ -274,7 +309,11 @@ def _joined_cross(xs: Sequence[Moments], i: int, axes: Sequence[Axis]) -> tuple[
         origin = c.view.offset - int(starts[lead]) * step
         row: list[Any] = []
         for x, start, covariances in zip(xs, starts, known, strict=False):
-            same = [e.cov for e in covariances if e.id == c.id and e.view.offset == origin + int(start) * step and _alike(e.view, c.view, i, x.axes[i].size)]
+            same = [
+                e.cov
+                for e in covariances
+                if e.id == c.id and e.view.offset == origin + int(start) * step and _alike(e.view, c.view, i, x.axes[i].size)
+            ]
             if step == 0 or not same:
                 break
             row.append(same[0])
@@ -352,7 +391,13 @@ def _strided(x: Moments, y: Moments, i: int) -> Moments:
     def on(id_: int, v: View) -> View:
         return replace(v, strides=(*v.strides[:i], strides.get(id_, 0), *v.strides[i + 1 :]), dropped=v.dropped[:-1])
 
-    law = [Factor(f.fn, replace(f.field, view=on(f.field.id, f.field.view), cross=tuple(Cross(c.id, on(c.id, c.view), c.cov) for c in f.field.cross))) for f in x.law]
+    law = [
+        Factor(
+            f.fn,
+            replace(f.field, view=on(f.field.id, f.field.view), cross=tuple(Cross(c.id, on(c.id, c.view), c.cov) for c in f.field.cross)),
+        )
+        for f in x.law
+    ]
     return replace(x, law=tuple(law))
 
 
