@@ -124,7 +124,7 @@ def relation(f: Field, g: Field, axes: Sequence[Axis]) -> Array | float | None:
         if c.id == f.id:
             found = c.cov if c.view == f.view else _separate(c.cov, c.view, f.view, axes)
             if found is not None:
-                return found if isinstance(found, float) else swap(axes, found)
+                return found if isinstance(found, (float, int)) else swap(axes, found)
     return None
 
 

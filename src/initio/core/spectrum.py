@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# numpy's stubs leave parts of its results untyped
 """Covariance matrices that are exchangeable along each axis, by their eigenvalues; and what dividing by the root mean square makes of them.
 
 Along one axis with K kinds of n_k indices such a matrix has one K × K block (on the sums of each kind) and, for each kind,
@@ -10,6 +12,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +34,7 @@ def _to_blocks(a: Axis) -> tuple[Array, Array]:
         matrix[i * k + i, k * k + i] = 1.0
         matrix[k * k + i, i * k + i] = -1.0
         matrix[k * k + i, k * k + i] = 1.0
-    return matrix, np.linalg.inv(matrix)
+    return matrix, np.asarray(np.linalg.inv(matrix), dtype=float)
 
 
 _T = np.exp(np.linspace(-34.0, 16.0, 201))
@@ -67,7 +70,8 @@ def self_normalised(gram: Array, axes: Sequence[Axis], eps: float) -> tuple[Arra
         scaled = values / mean
         made = (scaled[..., None] / (1.0 + 2.0 * _T * scaled[..., None] / n)) @ weight
         matrix = (vectors * made[:, None, :]) @ np.swapaxes(vectors, -1, -2)
-        out[index] = _entries(matrix, pattern, axes, out[index].shape)
+        where: Any = index  # slices and lists of classes
+        out[where] = _entries(matrix, pattern, axes, out[where].shape)
     for i, a in enumerate(axes):
         out = along(_to_blocks(a)[1], out, i)
     return out, float(weight.sum()) / mean

@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# numpy's stubs leave parts of its results untyped
 """Entries picked by integer indices, and their adjoints.
 
 Two picked entries are the same entry with the probability that their indices are equal; the gram of the result is the

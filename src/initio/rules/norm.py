@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# numpy's stubs leave parts of its results untyped
 """Normalisation: centre over some axes, divide by the root mean square over them, and the projections of its backward."""
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def _averages(gram: Array, axes: Sequence[Axis], over: Sequence[int]) -> tuple[A
     for i in over:
         p = axes[i].pairs / axes[i].pairs.sum()
         both = np.repeat(np.expand_dims(np.tensordot(both, p, axes=([i], [0])), i), axes[i].P, axis=i)
-    return first, second, both
+    return first, second, np.asarray(both, dtype=float)
 
 
 def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) -> tuple[Moments, Array]:
@@ -261,13 +263,13 @@ def batch_norm_backward(
         variance, centre = (None if rv is None else scalar_value(rv)), (None if rm is None else scalar_value(rm))
         if variance is None or centre is None:
             return Unknown("running statistics that differ from channel to channel"), None, None
-        xhat: Moments | Unknown = scale(x, (variance + eps) ** -0.5, -centre * (variance + eps) ** -0.5)
+        xhat = scale(x, (variance + eps) ** -0.5, -centre * (variance + eps) ** -0.5)
         g = _affine(grad, w, None, [1], len(grad.dims))
         dx = g if isinstance(g, Unknown) else scale(g, (variance + eps) ** -0.5)
     else:
         if inverse is None or "normalised" not in inverse.extra:
             return Unknown("the forward pass of this batch norm is not known"), None, None
-        xhat = inverse.extra["normalised"]
+        xhat: Moments = inverse.extra["normalised"]
         g = _affine(grad, w, None, [1], len(grad.dims))
         t, summed = without_radial(grad, xhat)
         gain = 1.0 if w is None else scalar_value(w)

@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# numpy's stubs leave parts of its results untyped
 """What a contraction followed by a batch norm does not see: the scale of its weights, so that gradients have no part along it.
 
 With y_o = w_o · x, σ_o² = Var y_o and δ_o the cotangent behind the norm: Σ δ_o = Σ y_o δ_o = 0 over samples and positions. Hence

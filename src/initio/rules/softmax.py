@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# numpy's stubs leave parts of its results untyped
 """Softmax over one axis, masked or not, and its backward."""
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ def softmax(x: Moments, dim: int, *_: Any, **__: Any) -> Result:
     return replace(made, extra={**made.extra, "mixed": mixed.times(share)})
 
 
-def _unmasked(x: Moments, d: int) -> Moments:
+def _unmasked(x: Moments, d: int) -> Moments | Unknown:
     i = x.span(d)[0]
     n = x.axes[i].size
     x = x.relabel(i, axis(n))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -42,7 +42,7 @@ def context() -> Context:
 
 
 @contextmanager
-def running(ctx: Context) -> Iterator[None]:
+def running(ctx: Context) -> Generator[None]:
     """Make `ctx` the context of the rules called inside."""
     _STACK.append(ctx)
     try:

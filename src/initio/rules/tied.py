@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# numpy's stubs leave parts of its results untyped
 """A table used as a matrix after it was used as an embedding: logits = h Eᵀ with h made of rows of E.
 
 For the token's own row the product is coherent: E Σ_k h_k E[id, k] = Σ_k Cov(h_k, e_k) = μ for the embedding e = E[id] that h still
