@@ -21,7 +21,7 @@ __all__ = ["CAP", "Axis", "AxisMap", "Taps", "axis", "axis_map", "cross_matrix",
 Array = NDArray[np.float64]
 Labels = NDArray[np.intp]
 
-CAP = 6
+CAP = 4
 """Most kinds that an axis keeps; more are merged, innermost first."""
 
 

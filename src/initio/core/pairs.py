@@ -89,7 +89,7 @@ def _mehler2(left: Array, right: Array, r: Array) -> Array:
 
 def _tables(f: Scalar, g: Scalar, mf: Array, vf: Array, mg: Array, vg: Array, own: Array) -> tuple[Array, Array]:
     """E[f g He_i(e₁) He_j(e₂)] over whitened e, one table for each kind, and the whitening matrices."""
-    z = _points(13)
+    z = _points(11)
     h = hermevander(z, ORDER)
     tables: list[Array] = []
     inverses: list[Array] = []

@@ -15,10 +15,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from initio.core.gaussian import expect2
+from initio.core.axes import Array
 from initio.core.moments import Moments, Unknown, pair_values
 from initio.core.record import Node, Record
-from initio.core.scalar import power
 
 __all__ = ["spread"]
 
@@ -88,9 +87,6 @@ class _Scale:
         return x.total_second if isinstance(x, Moments) else 0.0
 
 
-_SQUARE = power(2)
-
-
 def _own(x: Moments) -> float:
     second = x.total_second
     if second <= 0.0 or not x.sources:
@@ -99,15 +95,31 @@ def _own(x: Moments) -> float:
     for a in x.axes:
         weight = np.multiply.outer(weight, a.pairs / a.pairs.sum())
     if len(x.law) == 1 and x.law[0].fn.linear is None:
-        f = x.law[0]
-        square = f.fn.then(_SQUARE)
-        var = np.maximum(f.field.gram[tuple(a.diagonal for a in x.axes)] - f.field.mean**2, 0.0)
-        (mu, mv), (su, sv) = pair_values(x.axes, f.field.mean), pair_values(x.axes, var)
-        products = np.asarray(expect2(square, square, mu, su, mv, sv, f.field.gram - mu * mv))
-        q, r = pair_values(x.axes, x.second)
-        covariance = products - q * r
+        covariance = _of_squares(x)
     else:
         mu, mv = x.pair_means()
         cov = x.gram - mu * mv
         covariance = 2.0 * cov * cov + 4.0 * mu * mv * cov
     return float(max((weight * covariance).sum(), 0.0)) / second / second
+
+
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(48)
+_BASIS = np.polynomial.hermite_e.hermevander(_NODES, 4) * (_WEIGHTS / _WEIGHTS.sum())[:, None]
+
+
+def _of_squares(x: Moments) -> Array:
+    """Cov(f(u_i)², f(u_j)²): Mehler's formula to the fourth order, and Var f(u)² itself where the indices agree."""
+    f = x.law[0]
+    diag = tuple(a.diagonal for a in x.axes)
+    var = np.maximum(f.field.gram[diag] - f.field.mean**2, 0.0)
+    values = f.fn(f.field.mean[..., None] + np.sqrt(var)[..., None] * _NODES) ** 2
+    coefficients = values @ _BASIS
+    (mu, mv), (su, sv) = pair_values(x.axes, f.field.mean), pair_values(x.axes, var)
+    size = np.sqrt(su * sv)
+    rho = np.divide(f.field.gram - mu * mv, size, out=np.zeros_like(size), where=size > 0)
+    covariance = np.zeros_like(size)
+    for k in range(1, 5):
+        a, b = pair_values(x.axes, coefficients[..., k])
+        covariance = covariance + a * b * rho**k / math.factorial(k)
+    covariance[diag] = (values * values) @ _BASIS[:, 0] - coefficients[..., 0] ** 2
+    return covariance
