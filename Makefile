@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help check demo docs clean lint types layers test
+.PHONY: help check demo docs clean lint types layers test zoo
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -54,6 +54,9 @@ test: $(VENV)/.initio-dev ## tests and doctests
 
 docs: $(VENV)/.initio-dev ## build the documentation
 	NO_MKDOCS_2_WARNING=1 "$(BIN)/mkdocs" build --strict --quiet
+
+zoo: $(VENV)/.initio-run ## predictions against draws over all models of the zoo, into docs/accuracy.md (hours; resumable; needs torchvision, timm, transformers)
+	"$(BIN)/python" benchmarks/accuracy.py
 
 check: lint types layers docs test ## every guard
 

@@ -189,6 +189,7 @@ class _Run:
         sources: Mapping[str, Source] = {} if construction is None else construction.sources
         origin = "values" if construction is None else construction.origin
         groups: Sequence[Sequence[str]] = () if construction is None else getattr(construction, "copies", ())
+        initial: Mapping[str, Any] = {} if construction is None else getattr(construction, "initial", {})
         copied = {name: group[0] for group in groups for name in group[1:]}
         stand_ins: dict[int, Tensor] = {}
         step.entries = 0
@@ -221,6 +222,8 @@ class _Run:
                 value = self.tape.source(twin)
                 if of == "buffers" and law.family != "constant" and self.recorder.memory.known(twin):
                     self.tape.constants[value] = constant_array(self.recorder.memory.contents(twin))
+                if of == "parameters" and law.family == "values" and origin == "drawn" and name in initial:
+                    self.tape.constants[value] = initial[name]  # a table written by the constructor (sinusoids), not drawn
                 loose = tree.loose_path(name.rpartition(".")[0])
                 own = Parameter(
                     name,
