@@ -39,7 +39,9 @@ def main() -> None:
     ]
     rows.append(("ResNet-50, 1x3x224x224", min(a for a, _ in rounds), min(d for _, d in rounds)))
     hf = importlib.import_module("transformers")
-    rows.append(("Llama-7B, 1x512", seconds(lambda: initio.analyze(lambda: hf.LlamaForCausalLM(hf.LlamaConfig()), "1x512:int(32000)")), 0.0))
+    rows.append(
+        ("Llama-7B, 1x512", seconds(lambda: initio.analyze(lambda: hf.LlamaForCausalLM(hf.LlamaConfig()), "1x512:int(32000)")), 0.0)
+    )
     print("| model | analysis, s | one draw, s | ratio |")
     print("|---|---|---|---|")
     for name, analysis, draw in rows:

@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportPrivateUsage=false
+# numpy's stubs leave parts of its results untyped
 """Log-softmax, the negative log likelihood and the squared error, forward and backward; randomised leaky ReLU."""
 
 from __future__ import annotations
@@ -122,7 +124,7 @@ _POSITIVE = from_pieces("1[x>0]", (0.0,), ((0.0,), (1.0,)))
 
 
 @rule("aten.rrelu_with_noise", "aten.rrelu_with_noise_functional", tolerant=True)
-def rrelu(x: Moments, noise: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, *_: Any) -> Result:
+def rrelu(x: Moments | Unknown, noise: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, *_: Any) -> Result:
     """max(x, 0) + a min(x, 0), a ~ U(lower, upper) drawn for every entry (Xu et al. 2015); and the slopes."""
     if not isinstance(x, Moments):
         return x, x
