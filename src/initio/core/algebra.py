@@ -327,7 +327,7 @@ def apply(x: Moments, fn: Scalar, claim: str = "rule") -> Moments:
 
 def _beyond_its_range(law: Scalar, composed: Scalar, m: Array, s: Array, second: Array) -> bool:
     """Whether E f² hangs on values that a polynomial law was never fitted to, beyond 4.5 deviations (an exponential of a quintic has no mean)."""
-    if law.pieces is None or len(law.pieces) > 1 or len(law.pieces[0]) <= 2:
+    if law.pieces is None or len(law.pieces) != 1 or len(law.pieces[0]) <= 2:
         return False
     z = np.linspace(-4.5, 4.5, 361)
     with np.errstate(all="ignore"):
