@@ -19,7 +19,9 @@ __all__ = ["SHAPES", "Operation", "decide_scalar", "describe", "encode", "fill_o
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """The facts of one overload. `writes` are the positions and keywords of the arguments that it overwrites."""
+    """The facts of one overload. `writes` are the positions and keywords of the arguments that it overwrites; `returns_written`
+    whether it hands one of them back (an in-place form does, a form with a buffer on the side does not).
+    """
 
     name: str
     packet: str
@@ -29,6 +31,7 @@ class Operation:
     random: bool
     dynamic: bool
     overwrites: bool
+    returns_written: bool = False
 
 
 @cache
@@ -55,6 +58,7 @@ def describe(func: Any) -> Operation:
         torch.Tag.nondeterministic_seeded in tags,
         torch.Tag.dynamic_output_shape in tags or torch.Tag.data_dependent_output in tags,
         packet in _OVERWRITES or any(isinstance(w, str) for w in writes),
+        any(r.alias_info is not None and r.alias_info.is_write for r in schema.returns),
     )
 
 

@@ -362,7 +362,7 @@ class Recorder:
 
     def _returned(self, result: Any, given: tuple[Any, ...], given_kwargs: dict[str, Any], info: Operation) -> Any:
         """In-place operations hand back the caller's own tensor, also where another one stood in for it."""
-        if len(info.writes) == 1 and isinstance(result, Tensor):
+        if info.returns_written and len(info.writes) == 1 and isinstance(result, Tensor):
             original = _at(given, given_kwargs, info.writes[0])
             if isinstance(original, Tensor):
                 return original
