@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from initio.core.algebra import add, apart, average, contract, joint, scale, total
+from initio.core.algebra import add, apart, contract, joint, scale, total
 from initio.core.axes import Axis, Taps, axis, axis_map
 from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_source, worst
 from initio.core.overlap import Mixed, inherited, marked, overlap_of, summed
@@ -441,6 +441,3 @@ def embedding_dense_backward(grad: Moments, ids: Moments, rows: int, padding: in
     kept = np.arange(rows) != padding
     source = np.where(kept, np.arange(rows), -1)
     return made.linear(0, Taps(source[None], rows))
-
-
-_ = average

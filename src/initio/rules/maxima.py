@@ -96,11 +96,9 @@ def _exchangeable(x: Moments, n: int) -> _Exchangeable:
         rows = np.stack([different / different.sum(), np.where(a.same, a.pairs, 0.0) / a.size])
         gram = along(rows, gram, i)
         mean = along((a.counts / a.size)[None], mean, i)
-    pick = [slice(None)] * len(at)
     others = tuple(x.axes[: at[0]])
     mean = mean[(..., *[0] * len(at))]
     u, v = pair_values(others, mean)
-    _ = pick
     return _Exchangeable(f.fn, x, others, mean, gram[(..., *[1] * n)] - u * v, gram[(..., *[0] * n)] - u * v)
 
 

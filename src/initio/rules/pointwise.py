@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from initio.core.algebra import add, apply, broadcast, joint, multiply, scalar_value, scale, swap
-from initio.core.functions import DERIVATIVES, FUNCTIONS, function
-from initio.core.moments import Moments, Unknown, pair_values, worst
+from initio.core.functions import DERIVATIVES, FUNCTIONS
+from initio.core.moments import Moments, Unknown, worst
 from initio.core.overlap import summed
-from initio.core.scalar import Scalar, affine, constant, power
+from initio.core.scalar import Scalar, power
 from initio.rules.scatter import assembled
 from initio.rules.table import Result, context, rule
 
@@ -396,6 +396,3 @@ def prelu_backward(grad: Moments, x: Moments, w: Moments) -> Result:
     if value is None:
         return Unknown("the gradient of a PReLU with random slopes"), low
     return multiply(grad, apply(x, derivative("leaky_relu", value))), low
-
-
-_ = (affine, constant, function, pair_values)

@@ -11,7 +11,7 @@ import numpy as np
 from initio.core.axes import Taps
 from initio.core.moments import Moments, Unknown
 from initio.rules.structure import cat, stack
-from initio.rules.table import Result, context, rule
+from initio.rules.table import Result, rule
 
 __all__ = ["assembled", "placed"]
 
@@ -119,6 +119,3 @@ def constant_pad(x: Moments, pad: Sequence[int], value: float = 0.0) -> Result:
             return made
         x = made
     return x
-
-
-_ = context
