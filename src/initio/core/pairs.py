@@ -39,6 +39,13 @@ def _points(log2: int) -> Array:
     return np.concatenate([z, -z, z * [1, -1], z * [-1, 1]])
 
 
+@lru_cache(maxsize=4)
+def _hermite(log2: int) -> tuple[Array, Array]:
+    """He_i(z₁) / N and He_j(z₂) at the points, for i, j ≤ ORDER."""
+    h = hermevander(_points(log2), ORDER)
+    return np.ascontiguousarray(h[:, 0].T) / len(h), np.ascontiguousarray(h[:, 1])
+
+
 def product_moments(f: Factor, g: Factor, cov: Array, axes: Sequence[Axis]) -> tuple[Array, Array]:
     """E[f(u) g(v)] per kind and E[f(u_i) g(v_i) f(u_j) g(v_j)] per pair class, Cov(u_i, v_j) = cov.
 
@@ -73,24 +80,35 @@ def _indices(axes: Sequence[Axis], shape: tuple[int, ...]) -> tuple[Array, Array
     return flat[np.ix_(*[a.first for a in axes])], flat[np.ix_(*[a.second for a in axes])]
 
 
-def _mehler2(left: Array, right: Array, r: Array) -> Array:
-    """Σ c_ij d_kl r₁₁^a r₁₂^(i−a) r₂₁^(k−a) r₂₂^(j−k+a) / (a! (i−a)! (k−a)! (j−k+a)!), i + j = k + l ≤ ORDER: Mehler's formula for two variables."""
-    powers = [[r[:, p, q] ** n / math.factorial(n) for n in range(ORDER + 1)] for p in (0, 1) for q in (0, 1)]
-    out = np.zeros(len(r))
+@lru_cache(maxsize=1)
+def _terms() -> tuple[Array, Array, Array]:
+    """The terms of Mehler's formula for two variables: (i, j), (k, l) with i + j = k + l ≤ ORDER, and the powers of r₁₁, r₁₂, r₂₁, r₂₂ in each."""
+    left, right, powers = [], [], []
     for n in range(ORDER + 1):
         for i in range(n + 1):
             for k in range(n + 1):
-                weight = np.zeros(len(r))
                 for a in range(max(0, i + k - n), min(i, k) + 1):
-                    weight += powers[0][a] * powers[1][i - a] * powers[2][k - a] * powers[3][n - i - k + a]
-                out += left[:, i, n - i] * right[:, k, n - k] * weight
-    return out
+                    left.append(i * (ORDER + 1) + n - i)
+                    right.append(k * (ORDER + 1) + n - k)
+                    powers.append((a, i - a, k - a, n - i - k + a))
+    return np.array(left), np.array(right), np.array(powers).T
+
+
+def _mehler2(left: Array, right: Array, r: Array) -> Array:
+    """Σ c_ij d_kl r₁₁^a r₁₂^(i−a) r₂₁^(k−a) r₂₂^(j−k+a) / (a! (i−a)! (k−a)! (j−k+a)!), i + j = k + l ≤ ORDER: Mehler's formula for two variables."""
+    of_left, of_right, exponents = _terms()
+    order = np.arange(ORDER + 1)
+    powers = r.reshape(-1, 4)[:, :, None] ** order / np.array([math.factorial(n) for n in order], dtype=float)
+    value = left.reshape(len(r), -1)[:, of_left] * right.reshape(len(r), -1)[:, of_right]
+    for column, exponent in enumerate(exponents):
+        value *= powers[:, column, exponent]
+    return value.sum(axis=1)
 
 
 def _tables(f: Scalar, g: Scalar, mf: Array, vf: Array, mg: Array, vg: Array, own: Array) -> tuple[Array, Array]:
     """E[f g He_i(e₁) He_j(e₂)] over whitened e, one table for each kind, and the whitening matrices."""
     z = _points(11)
-    h = hermevander(z, ORDER)
+    h1, h2 = _hermite(11)
     tables: list[Array] = []
     inverses: list[Array] = []
     for mu, su, mv, sv, c in np.stack([a.ravel() for a in (mf, vf, mg, vg, own)], axis=1):
@@ -98,7 +116,7 @@ def _tables(f: Scalar, g: Scalar, mf: Array, vf: Array, mg: Array, vg: Array, ow
         b = c / a if a else 0.0
         d = math.sqrt(max(sv - b * b, 0.0))
         value = f(mu + a * z[:, 0]) * g(mv + b * z[:, 0] + d * z[:, 1])
-        tables.append((value[:, None] * h[:, 0]).T @ h[:, 1] / len(z))
+        tables.append((h1 * value) @ h2)
         down = 1 / d if d > 1e-9 * math.sqrt(sv) else 0.0
         inverses.append(np.array([[1 / a if a else 0.0, 0.0], [-b / a * down if a else 0.0, down]]))
     return np.stack(tables), np.stack(inverses)

@@ -9,18 +9,20 @@ with probability 1/N; if it is shared, both windows choose it, else the other wi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
 from scipy.special import log_ndtr, ndtr
 
 from initio.core.axes import Array, Axis, Taps
 from initio.core.scalar import Scalar
 
-__all__ = ["choice_matrix", "chosen", "maxima", "overlap_counts", "window_kinds"]
+__all__ = ["choice_matrix", "chosen", "maxima", "overlap_counts", "tabulated", "window_kinds"]
 
 _EDGES = np.linspace(-9.0, 9.0, 601)
 _MIDDLE = (_EDGES[1:] + _EDGES[:-1]) / 2
@@ -99,7 +101,14 @@ def chosen(n: int, share: float) -> Scalar:
         z = np.asarray(z, dtype=float)
         return n * (np.exp((n - 1) * log_ndtr(a * z[..., None] - b * nodes)) @ weights)
 
-    return Scalar(f"chosen{n}({share:.3g})", fn)
+    return Scalar(f"chosen{n}({share:.3g})", tabulated(fn))
+
+
+def tabulated(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """A smooth function of a standard normal as a cubic spline, right to about 1e-9 of its range; constant beyond ±12."""
+    grid = np.linspace(-12.0, 12.0, 2401)
+    spline = CubicSpline(grid, fn(grid))
+    return lambda z: spline(np.clip(z, -12.0, 12.0))
 
 
 # -- pairs of windows along one axis -----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from initio.core.gaussian import expect, expect2
 from initio.core.moments import Factor, Moments, Unknown, along, fresh_source, pair_values, worst
 from initio.core.pairs import shaped
 from initio.core.scalar import IDENTITY, Scalar, affine
-from initio.core.windows import choice_matrix, chosen, maxima, overlap_counts
+from initio.core.windows import choice_matrix, chosen, maxima, overlap_counts, tabulated
 from initio.rules.linear import window_taps
 from initio.rules.table import Result, context, rule
 
@@ -254,11 +254,9 @@ def _with_choice(dx: Moments, apart: Array, split: Sequence[tuple[int, Array]], 
     p = standard.then(chosen(size, share))
     # E[dx² | u], averaged over positions, by the number of entries of the windows together
     second = g.gram[own_axes].reshape(-1, math.prod(g.gram.shape[len(own_axes) :])).mean(axis=0)
-    weights = [(standard.then(chosen(m, share)), float(w @ second)) for m, w in split]
+    weights = [(chosen(m, share), float(w @ second)) for m, w in split]
     whole, expected = sum(w for _, w in weights), float((dx.weights * apart[same]).sum())
-
-    def spread(v: Any) -> Any:
-        return np.sqrt(np.maximum(sum(w * f(v) for f, w in weights) - expected * p(v) ** 2, 0.0) / max(whole, 1e-300))
+    square = tabulated(lambda z: (sum(w * f(z) for f, w in weights) - expected * chosen(size, share)(z) ** 2) / max(whole, 1e-300))
 
     m, s = u.mean, np.maximum(u.gram[same] - u.mean**2, 0.0)
     (m1, m2), (s1, s2) = pair_values(axes, m), pair_values(axes, s)
@@ -271,7 +269,7 @@ def _with_choice(dx: Moments, apart: Array, split: Sequence[tuple[int, Array]], 
     t1 = Moments(
         axes, dx.dims, dx.mean, first * mass, (Factor(IDENTITY, shared.law[0].field), Factor(p, u)), bit | u.sources, odd, dx.claim
     )
-    rest = Scalar("spread of the choice", spread)
+    rest = standard.then(Scalar("spread of the choice", lambda z: np.sqrt(np.maximum(square(z), 0.0))))
     left = np.zeros_like(dx.gram)
     left[same] = np.maximum(dx.gram[same] - t1.gram[same], 0.0)
     scaled = left.copy()
