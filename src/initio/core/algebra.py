@@ -9,6 +9,7 @@ the result is `Unknown`.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -628,9 +629,9 @@ def average(x: Moments, dims: Sequence[int], keepdim: bool = False) -> Moments:
     for i in reversed(drop):
         a = x.axes[i]
         p = a.pairs / a.pairs.sum()
-        mean = np.tensordot(mean, a.counts / a.size, axes=([i], [0]))
-        gram = np.tensordot(gram, p, axes=([i], [0]))
-        cross = [(c, np.asarray(np.tensordot(cov, p, axes=([i], [0])), dtype=float), rows) for c, cov, rows in cross]
+        mean = _weighted(mean, a.counts / a.size, i)
+        gram = _weighted(gram, p, i)
+        cross = [(c, _weighted(cov, p, i), rows) for c, cov, rows in cross]
     size = float(np.abs(x.gram).max(initial=0.0))
     gram = np.where(np.abs(gram) <= 1e-13 * size, 0.0, gram)  # sums that vanish identically, but for rounding
     axes = [a for i, a in enumerate(x.axes) if i not in drop]
@@ -649,6 +650,12 @@ def average(x: Moments, dims: Sequence[int], keepdim: bool = False) -> Moments:
         odd = bit if x.odd else 0
         made = replace(made, sources=bit, odd=odd, law=(Factor(IDENTITY, replace(f.field, sources=bit)),))
     return made
+
+
+def _weighted(array: Array, weights: Array, i: int) -> Array:
+    """Σ weights · array over dimension i."""
+    shape = array.shape
+    return np.matmul(weights, array.reshape(math.prod(shape[:i]), shape[i], math.prod(shape[i + 1 :]))).reshape(shape[:i] + shape[i + 1 :])
 
 
 def _by_kind(cov: Array, axes: Sequence[Axis], drop: Sequence[int]) -> Array:

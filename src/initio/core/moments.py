@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -147,12 +148,7 @@ class Moments:
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes of the dimensions."""
-        sizes: list[int] = []
-        at = 0
-        for count in self.dims:
-            sizes.append(math.prod(a.size for a in self.axes[at : at + count]))
-            at += count
-        return tuple(sizes)
+        return _shape(self.axes, self.dims)
 
     @property
     def second(self) -> Array:
@@ -162,10 +158,7 @@ class Moments:
     @property
     def weights(self) -> Array:
         """Share of the entries that each kind of position has."""
-        out: Array = np.ones(())
-        for a in self.axes:
-            out = np.multiply.outer(out, a.counts / a.size)
-        return out
+        return _weights(self.axes)
 
     @property
     def total_mean(self) -> float:
@@ -637,7 +630,9 @@ def _expectation(f: Factor, axes: Sequence[Axis]) -> Array:
 
 def along(matrix: Array, array: Array, i: int) -> Array:
     """Apply a matrix to dimension i of an array."""
-    return np.moveaxis(np.tensordot(matrix, array, axes=([1], [i])), 0, i)
+    shape = array.shape
+    made = np.matmul(matrix, array.reshape(math.prod(shape[:i]), shape[i], math.prod(shape[i + 1 :])))
+    return made.reshape(*shape[:i], len(matrix), *shape[i + 1 :])
 
 
 def contiguous(axes: Sequence[Axis]) -> View:
@@ -654,7 +649,34 @@ def pair_values(axes: Sequence[Axis], values: Array) -> tuple[Array, Array]:
     """Per-kind values at the first and at the second index of every pair class."""
     if not axes:
         return values, values
-    return values[np.ix_(*[a.first for a in axes])], values[np.ix_(*[a.second for a in axes])]
+    first, second = _pair_index(tuple(axes))
+    return values.take(first), values.take(second)
+
+
+@lru_cache(maxsize=4096)
+def _pair_index(axes: tuple[Axis, ...]) -> tuple[Any, Any]:
+    """The places, in an array with a dimension of K entries for each axis, of the first and of the second index of every pair class."""
+    places = np.arange(math.prod(a.K for a in axes)).reshape([a.K for a in axes])
+    return places[np.ix_(*[a.first for a in axes])], places[np.ix_(*[a.second for a in axes])]
+
+
+@lru_cache(maxsize=4096)
+def _weights(axes: tuple[Axis, ...]) -> Array:
+    out: Array = np.ones(())
+    for a in axes:
+        out = np.multiply.outer(out, a.counts / a.size)
+    out.setflags(write=False)
+    return out
+
+
+@lru_cache(maxsize=4096)
+def _shape(axes: tuple[Axis, ...], dims: tuple[int, ...]) -> tuple[int, ...]:
+    sizes: list[int] = []
+    at = 0
+    for count in dims:
+        sizes.append(math.prod(a.size for a in axes[at : at + count]))
+        at += count
+    return tuple(sizes)
 
 
 def empirical_gram(data: Array) -> Array:

@@ -9,12 +9,13 @@ formula in two dimensions), of one for a sum, which becomes a polynomial of one 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.polynomial.hermite_e import herme2poly, hermevander
+from numpy.polynomial.hermite_e import herme2poly, hermegauss, hermevander
 from scipy.special import ndtri
 
 from initio.core.axes import Array, Axis
@@ -28,6 +29,7 @@ ORDER = 5
 """Highest total degree of the expansion of a product."""
 DEGREE = 5
 """Degree of the polynomial that stands for a sum."""
+_INVERSE_FACTORIALS = np.array([1.0 / math.factorial(k) for k in range(DEGREE + 1)])
 
 
 @lru_cache(maxsize=4)
@@ -51,6 +53,19 @@ def product_moments(f: Factor, g: Factor, cov: Array, axes: Sequence[Axis]) -> t
 
     Equal indices are integrated directly; different ones through the expansion to degree 5 in the correlations.
     """
+    key = (f.fn, g.fn, tuple(axes), *(a.tobytes() for a in (f.field.mean, f.field.gram, g.field.mean, g.field.gram, cov)))
+    if key not in _products:
+        _products[key] = _product_moments(f, g, cov, axes)
+        if len(_products) > 256:
+            _products.popitem(last=False)
+    mean, gram = _products[key]
+    return mean.copy(), gram.copy()
+
+
+_products: OrderedDict[tuple[object, ...], tuple[Array, Array]] = OrderedDict()
+
+
+def _product_moments(f: Factor, g: Factor, cov: Array, axes: Sequence[Axis]) -> tuple[Array, Array]:
     diag = tuple(a.diagonal for a in axes)
     mf, mg = f.field.mean, g.field.mean
     vf = np.maximum(f.field.gram[diag] - mf * mf, 0.0)
@@ -158,23 +173,50 @@ def _fitted(fn: Scalar, axes: Sequence[Axis], m: Array, s: Array, mean: Array, g
     wanted = np.maximum(gram[diag] - mean * mean, 0.0)
     if not np.all(wanted > 0):
         return None
-    square = fn.times(fn)
-    e1, v = np.zeros_like(mean), np.zeros_like(mean)
+    e1, v, slope = np.zeros_like(mean), np.zeros_like(mean), np.ones_like(mean)
     for _ in range(12):
-        e1 = np.asarray(expect(fn, m, s))
-        v = np.maximum(np.asarray(expect(square, m, s)) - e1 * e1, 1e-300)
+        e1, second, slope = _one(fn, m, s)
+        v = np.maximum(second - e1 * e1, 1e-300)
         if np.allclose(v, wanted, rtol=1e-6) and np.allclose(e1, mean, rtol=1e-6, atol=1e-6 * math.sqrt(float(wanted.max()))):
             break
-        slope = np.asarray(stein(fn, m, s))
         step = np.sqrt(s)
         m = m + np.clip((mean - e1) / np.where(np.abs(slope) > 1e-12, slope, 1.0), -step, step)
         s = s * np.clip(np.sqrt(wanted / v), 0.25, 4.0)
     if not (np.allclose(e1, mean, rtol=1e-3, atol=1e-3 * math.sqrt(float(wanted.max()))) and np.allclose(v, wanted, rtol=1e-2)):
         return None
-    slope = np.asarray(stein(fn, m, s))
+    slope = _one(fn, m, s)[2]
     if np.any(np.abs(slope) * np.sqrt(s) < 0.1 * np.sqrt(wanted)):
         return None
     return fn, m, _matching(fn, axes, m, s, slope, gram)
+
+
+def _polynomial_of(fn: Scalar) -> Array | None:
+    """Ascending coefficients, of a polynomial of degree DEGREE at most."""
+    if fn.pieces is None or len(fn.pieces) != 1 or len(fn.pieces[0]) > DEGREE + 1:
+        return None
+    return np.asarray(fn.pieces[0])
+
+
+@lru_cache(maxsize=1)
+def _rule() -> tuple[Array, Array]:
+    """Nodes, and weights times He_k for k ≤ DEGREE, of the Gauss–Hermite rule that is exact for f He_k, f of degree DEGREE."""
+    z, w = hermegauss(DEGREE + 1)
+    return z, (w / w.sum())[:, None] * hermevander(z, DEGREE)
+
+
+def _series(p: Array, m: Array, s: Array) -> Array:
+    """E[p(m + √s z) He_k(z)] for k ≤ DEGREE (last dimension)."""
+    z, weights = _rule()
+    return np.asarray(np.polynomial.polynomial.polyval(m[..., None] + np.sqrt(s)[..., None] * z, p) @ weights)
+
+
+def _one(fn: Scalar, m: Array, s: Array) -> tuple[Array, Array, Array]:
+    """E f, E f² and E f′ under N(m, s)."""
+    p = _polynomial_of(fn)
+    if p is None:
+        return np.asarray(expect(fn, m, s)), np.asarray(expect(fn.times(fn), m, s)), np.asarray(stein(fn, m, s))
+    c = _series(p, m, s)
+    return c[..., 0], c**2 @ _INVERSE_FACTORIALS, c[..., 1] / np.sqrt(s)
 
 
 def refitted(x: Moments, mean: Array, gram: Array) -> Factor | None:
@@ -206,10 +248,17 @@ def _matching(fn: Scalar, axes: Sequence[Axis], mean: Array, var: Array, slope: 
     """Cov(u, v) with E[f(u) f(v)] = gram, by Newton's method with the slope at independence."""
     (mu, mv), (su, sv), (gu, gv) = pair_values(axes, mean), pair_values(axes, var), pair_values(axes, slope)
     limit = np.sqrt(su * sv)
-    m1, m2 = pair_values(axes, np.asarray(expect(fn, mean, var)))
+    p = _polynomial_of(fn)
+    products: list[Array] = []
+    if p is None:
+        m1, m2 = pair_values(axes, np.asarray(expect(fn, mean, var)))
+    else:
+        series = [pair_values(axes, c) for c in np.moveaxis(_series(p, mean, var), -1, 0)]
+        products = [a * b * f for (a, b), f in zip(series, _INVERSE_FACTORIALS, strict=True)]
+        m1, m2 = series[0]
     cov = np.clip((gram - m1 * m2) / (gu * gv), -limit, limit)
     for _ in range(3):
-        got = np.asarray(expect2(fn, fn, mu, su, mv, sv, cov))
+        got = np.asarray(expect2(fn, fn, mu, su, mv, sv, cov)) if p is None else sum(c * (cov / limit) ** k for k, c in enumerate(products))
         cov = np.clip(cov + (gram - got) / (gu * gv), -limit, limit)
     cov[tuple(a.diagonal for a in axes)] = var
     return cov

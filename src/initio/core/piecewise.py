@@ -136,6 +136,8 @@ def tail_moments(h: Array, count: int) -> list[Array]:
 
 def orthant(h: Array, k: Array, rho: Array) -> Array:
     """P(X > h, Y > k) of standard normals with correlation rho, by Owen's T function (Owen 1956)."""
+    if not h.any() and not k.any():
+        return 0.25 + np.arcsin(rho) / (2 * np.pi)
     x, y = -h + 0.0, -k + 0.0
     spread = np.sqrt((1 - rho) * (1 + rho))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -264,11 +266,19 @@ def _jumps(breaks: tuple[float, ...], pieces: Pieces) -> list[tuple[float, ...]]
 
 def _add_shifted(base: Array, coefficients: tuple[float, ...], mean: Array, std: Array) -> None:
     """Base += coefficients of p(mean + std z) in powers of z."""
-    for j, c in enumerate(coefficients):
-        if c == 0:
-            continue
-        for i in range(j + 1):
-            base[i] += c * math.comb(j, i) * mean ** (j - i) * std**i
+    base[0] += coefficients[0]
+    if len(coefficients) > 1 and coefficients[1]:
+        base[0] += coefficients[1] * mean
+        base[1] += coefficients[1] * std
+    if not any(coefficients[2:]):
+        return
+    means, stds = [np.ones_like(mean), mean], [np.ones_like(std), std]
+    for j, c in enumerate(coefficients[2:], 2):
+        means.append(means[-1] * mean)
+        stds.append(stds[-1] * std)
+        if c:
+            for i in range(j + 1):
+                base[i] += c * math.comb(j, i) * means[j - i] * stds[i]
 
 
 def _roots(piece: tuple[float, ...], level: float) -> list[float]:

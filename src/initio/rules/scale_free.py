@@ -104,7 +104,7 @@ def without_radial_sums(grad: Moments) -> Moments:
         return grad
     h, (x, share) = noted[0]
     phi = _factor(grad, rest[0])
-    return _entries(_less(grad, h, grad, phi, x, share), grad, h, phi, x, share)
+    return _entries(_less(grad, h, grad, phi, x, share), grad, h, phi, x, multiply(phi, x), share)
 
 
 def without_radial(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Moments]:
@@ -124,7 +124,8 @@ def without_radial(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Mom
     product = multiply(phi, xhat)
     if isinstance(product, Unknown):
         return t, grad
-    return _less(t, h, grad, product, x, share), _entries(_less(grad, h, grad, phi, x, share), grad, h, phi, x, share)
+    along_x = product if x is xhat else multiply(phi, x)
+    return _less(t, h, grad, product, x, share), _entries(_less(grad, h, grad, phi, x, share), grad, h, phi, x, along_x, share)
 
 
 def _less(t: Moments, h: Factor, grad: Moments, phi: Moments, x: Moments, share: float) -> Moments:
@@ -139,10 +140,9 @@ def _less(t: Moments, h: Factor, grad: Moments, phi: Moments, x: Moments, share:
     return Moments.gaussian(made.axes, made.dims, made.mean, made.gram - removed, made.sources, odd=made.odd, claim=made.claim)
 
 
-def _entries(summed: Moments, grad: Moments, h: Factor, phi: Moments, x: Moments, share: float) -> Moments:
-    """`summed` with the second moments of single entries, the pairs of one channel making up for the difference."""
+def _entries(summed: Moments, grad: Moments, h: Factor, phi: Moments, x: Moments, both: Moments | Unknown, share: float) -> Moments:
+    """`summed` with the second moments of single entries, the pairs of one channel making up for the difference; `both` is φ x."""
     own = Moments.gaussian(grad.axes, grad.dims, np.zeros_like(grad.mean), h.field.gram, 0)
-    both = multiply(phi, x)
     if summed is grad or isinstance(both, Unknown):
         return summed
     made, grad, own, phi, x, both = broadcast(summed, grad, own, phi, x, both)
