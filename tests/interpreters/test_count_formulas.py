@@ -26,6 +26,7 @@ GRADIENT = ([4], *GEOMETRY[:3], False, [0, 0], 2, [True, True, False])
 QKV = ((2, 3, 5, 8), (2, 3, 7, 8), (2, 3, 7, 4))
 PAIRS = 2 * 3 * 5 * 7
 CONVOLVED = 2 * 4 * 5 * 5 * 3 * 9
+MERGED = (2 * 64 * 12 * 6, 2 * 16 * 12 * 4 * 9, 2 * 16 * 3 * 5 * 4)
 FUSED = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention", "fused_attention_overrideable")
 
 CASES = {
@@ -62,6 +63,14 @@ CASES = {
     "aten.convolution_backward": ([(2, 4, 5, 5), (2, 6, 10, 10), (4, 3, 3, 3)], (2, 6, 10, 10), 2 * CONVOLVED, *GRADIENT),
     "aten.convolution_backward_overrideable": (
         [(2, 4, 5, 5), (2, 6, 10, 10), (4, 3, 3, 3)], (2, 6, 10, 10), CONVOLVED, *GEOMETRY[:3], False, [0, 0], 2, [False, True, True],
+    ),
+    "initio.split_transform_merge": (
+        [(2, 6, 8, 8), (12, 6), (12,), (12, 4, 3, 3), (12,), (3, 5, 4), (3, 5)], (2, 5, 4, 4), MERGED[0] + MERGED[1] + MERGED[2],
+        [2, 2], [1, 1], [1, 1], "path", True,
+    ),
+    "initio.split_transform_merge_backward": (
+        [(2, 5, 4, 4), (2, 6, 8, 8), (12, 6), (12, 4, 3, 3), (3, 5, 4), (3, 5), (2, 12, 8, 8), (2, 12, 4, 4), None], (2, 6, 8, 8),
+        MERGED[0] + 2 * MERGED[1] + 3 * MERGED[2], [2, 2], [1, 1], [1, 1], "path", False,
     ),
     "aten._trilinear": ([(7, 3), (5, 3, 4), (7, 4)], (7, 5), 2 * 7 * 5 * 3 * 4, [1, 3], [0], [1, 2], [2, 3]),
     "aten._cdist_forward": ([(5, 3), (7, 3)], (5, 7), 105, 2.0, None),

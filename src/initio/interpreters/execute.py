@@ -86,7 +86,7 @@ def _execute(node: Node, env: dict[int, Any]) -> None:
         w = node.args[2]
         result = _strided(env[node.args[0].value], w["base_stride"])
         result.as_strided(w["size"], w["stride"], w["offset"]).copy_(env[node.args[1].value])
-    elif node.op.startswith("initio."):
+    elif node.op.startswith("initio.") and not node.op.startswith("initio.split_transform_merge"):
         raise UnrunnableError(f"{node.op} is no operation of torch")
     else:
         space, name, overload = node.op.split(".")

@@ -183,6 +183,28 @@ def attention_backward(gradient: Shape, query: Shape, key: Shape, value: Shape, 
 FORMULAS["aten._scaled_dot_product_flash_attention_for_cpu_backward"] = attention_backward
 
 
+def _three_stages(x: Shape, w1: Shape, w2: Shape, w3: Shape, y: Shape) -> tuple[int, int, int]:
+    # 1x1 from x to all paths, the kernel inside each path, and 1x1 from each path to the output; the last two over the output's sites.
+    sites = y[0] * math.prod(y[2:])
+    return x[0] * math.prod(x[2:]) * math.prod(w1), sites * math.prod(w2), sites * math.prod(w3)
+
+
+@contraction("initio.split_transform_merge")
+def split_transform_merge(x: Shape, w1: Shape, b1: Any, w2: Shape, b2: Any, w3: Shape, *_: Any, out: list[Shape], **__: Any) -> int:
+    """The three convolutions', with W3 `[paths, out, width]`."""
+    return sum(_three_stages(x, w1, w2, w3, out[0]))
+
+
+@contraction("initio.split_transform_merge_backward")
+def split_transform_merge_backward(
+    dy: Shape, x: Shape, w1: Shape, w2: Shape, w3: Shape, b3: Any, h1: Shape, h2: Shape, y: Any, *rest: Any, **_: Any
+) -> int:
+    """Twice the forward's, the first stage's once less without dx; the last stage once more where its mask is computed again ("path")."""
+    after, need_dx = rest[-2:]
+    first, second, third = _three_stages(x, w1, w2, w3, dy)
+    return first * (1 + bool(need_dx)) + 2 * second + third * (3 if after == "path" else 2)
+
+
 def is_contraction(op: str) -> bool:
     """Whether there is a formula."""
     return base(op) in FORMULAS
