@@ -1,6 +1,7 @@
 """`initio::split_transform_merge` is counted like its loop, and simulated where no rule knows it."""
 
 import pytest
+
 from initio import analyze, count
 from initio.nn import SplitTransformMerge
 
