@@ -92,6 +92,8 @@ def _one(f: Scalar, mean: Array, std: Array) -> Array:
         return out
     if f.pieces is not None:
         out, size = piecewise.moment(f.kinks, f.pieces, mean, std)
+        if (size <= _CANCEL * np.abs(out)).all():
+            return out
         bad = ~(size <= _CANCEL * np.maximum(np.abs(out), _scale(f, mean, std)))
         if not bad.any():
             return out
@@ -197,8 +199,10 @@ def _closed(f: Scalar, g: Scalar, mean_u: Array, std_u: Array, mean_v: Array, st
     if f.pieces is not None and g.pieces is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             values, size = piecewise.pair((f.kinks, f.pieces), (g.kinks, g.pieces), mean_u, std_u, mean_v, std_v, rho)
-        scale = _scale(f, mean_u, std_u) * _scale(g, mean_v, std_v)
-        return values, size <= _CANCEL * np.maximum(np.abs(values), scale)
+        fine = size <= _CANCEL * np.abs(values)
+        if not fine.all():
+            fine = size <= _CANCEL * np.maximum(np.abs(values), _scale(f, mean_u, std_u) * _scale(g, mean_v, std_v))
+        return values, fine
     if f.waves is not None and g.waves is not None:
         return _waves(f.waves, g.waves, mean_u, std_u, mean_v, std_v, rho), np.ones(rho.shape, bool)
     return np.zeros_like(rho), np.zeros(rho.shape, bool)

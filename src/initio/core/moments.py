@@ -664,7 +664,7 @@ def _pair_index(axes: tuple[Axis, ...]) -> tuple[Any, Any]:
 def _weights(axes: tuple[Axis, ...]) -> Array:
     out: Array = np.ones(())
     for a in axes:
-        out = np.multiply.outer(out, a.counts / a.size)
+        out = np.multiply.outer(out, a.counts / max(a.size, 1))
     out.setflags(write=False)
     return out
 

@@ -45,7 +45,7 @@ def _points(log2: int) -> Array:
 def _hermite(log2: int) -> tuple[Array, Array]:
     """He_i(z₁) / N and He_j(z₂) at the points, for i, j ≤ ORDER."""
     h = hermevander(_points(log2), ORDER)
-    return np.ascontiguousarray(h[:, 0].T) / len(h), np.ascontiguousarray(h[:, 1])
+    return np.asarray(h[:, 0].T / len(h), dtype=float), np.ascontiguousarray(h[:, 1], dtype=float)
 
 
 def product_moments(f: Factor, g: Factor, cov: Array, axes: Sequence[Axis]) -> tuple[Array, Array]:
@@ -96,9 +96,11 @@ def _indices(axes: Sequence[Axis], shape: tuple[int, ...]) -> tuple[Array, Array
 
 
 @lru_cache(maxsize=1)
-def _terms() -> tuple[Array, Array, Array]:
+def _terms() -> tuple[list[int], list[int], list[tuple[int, ...]]]:
     """The terms of Mehler's formula for two variables: (i, j), (k, l) with i + j = k + l ≤ ORDER, and the powers of r₁₁, r₁₂, r₂₁, r₂₂ in each."""
-    left, right, powers = [], [], []
+    left: list[int] = []
+    right: list[int] = []
+    powers: list[tuple[int, ...]] = []
     for n in range(ORDER + 1):
         for i in range(n + 1):
             for k in range(n + 1):
@@ -106,7 +108,7 @@ def _terms() -> tuple[Array, Array, Array]:
                     left.append(i * (ORDER + 1) + n - i)
                     right.append(k * (ORDER + 1) + n - k)
                     powers.append((a, i - a, k - a, n - i - k + a))
-    return np.array(left), np.array(right), np.array(powers).T
+    return left, right, powers
 
 
 def _mehler2(left: Array, right: Array, r: Array) -> Array:
@@ -115,8 +117,8 @@ def _mehler2(left: Array, right: Array, r: Array) -> Array:
     order = np.arange(ORDER + 1)
     powers = r.reshape(-1, 4)[:, :, None] ** order / np.array([math.factorial(n) for n in order], dtype=float)
     value = left.reshape(len(r), -1)[:, of_left] * right.reshape(len(r), -1)[:, of_right]
-    for column, exponent in enumerate(exponents):
-        value *= powers[:, column, exponent]
+    for column in range(4):
+        value *= powers[:, column, [e[column] for e in exponents]]
     return value.sum(axis=1)
 
 

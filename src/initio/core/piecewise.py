@@ -101,8 +101,8 @@ def pair(
     base_g, terms_g = _split(*g, mean_v, std_v)
     total = np.zeros_like(rho)
     size = np.zeros_like(rho)
-    for h, left in [(None, base_f), *terms_f]:
-        for k, right in [(None, base_g), *terms_g]:
+    for h, left in [(None, base_f), *terms_f] if base_f.any() else terms_f:
+        for k, right in [(None, base_g), *terms_g] if base_g.any() else terms_g:
             table = _pair_moments(h, k, rho, len(left), len(right))
             for a, first in enumerate(left):
                 for b, second in enumerate(right):
