@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from initio.api import count as count
     from initio.api import derive as derive
     from initio.api import measure as measure
+    from initio.api import sweep as sweep
 
 __version__ = "0.1.0"
 
@@ -27,6 +29,8 @@ def __getattr__(name: str) -> Any:
     """The public names come from `initio.api` on first use, so that importing the package costs nothing."""
     import initio.api
 
+    if name == "sweeps":
+        return importlib.import_module("initio.sweeps")
     if name in initio.api.__all__:
         return getattr(initio.api, name)
     raise AttributeError(f"module 'initio' has no attribute {name!r}; it offers {', '.join(initio.api.__all__)}")

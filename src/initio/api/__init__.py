@@ -8,6 +8,7 @@ from initio.api.steps import analyze as analyze
 from initio.api.steps import check as check
 from initio.api.steps import compare as compare
 from initio.api.steps import measure as measure
+from initio.api.sweeping import sweep as sweep
 from initio.core.analysis import Analysis as Analysis
 from initio.core.counts import Counts as Counts
 from initio.core.distribution import Distribution as Distribution
@@ -15,6 +16,7 @@ from initio.core.errors import InitioError as InitioError
 from initio.core.finding import Finding as Finding
 from initio.core.inputs import InputSpec as InputSpec
 from initio.core.report import Report as Report
+from initio.core.sweeps import Sweep as Sweep
 
 __all__ = [
     "Analysis",
@@ -25,6 +27,7 @@ __all__ = [
     "InitioError",
     "InputSpec",
     "Report",
+    "Sweep",
     "analyze",
     "check",
     "commute",
@@ -32,4 +35,5 @@ __all__ = [
     "count",
     "derive",
     "measure",
+    "sweep",
 ]  # fmt: skip

@@ -63,8 +63,11 @@ class Decay:
         return {"rate": self.rate, "ratio": self.ratio, "depth": self.depth, "first": self.first, "last": self.last}
 
 
-def layers(context: Context) -> list[Layer | None]:
-    """Contractions with parameters from the input to the largest output, None where a norm resets the scale."""
+def layers(context: Context, *, joins: bool = False) -> list[Layer | None]:
+    """Contractions with parameters from the input to the largest output, None where a norm resets the scale.
+
+    With `joins`, the sums of two values that carry the signal instead: the ends of residual blocks.
+    """
     record, analysis = context.record, context.analysis
     floating = [output.value for output in record.outputs if record.values[output.value].floating]
     if not floating:
@@ -81,6 +84,9 @@ def layers(context: Context) -> list[Layer | None]:
         carriers = _carriers(context, node)
         if name in RESETS:
             found.append(None)
+        elif joins:
+            if name == "add" and len(carriers) > 1:
+                found.append(Layer(node, value, node.module))
         elif name in CONTRACTIONS and len(carriers) < len([v for v in node.inputs if record.values[v].floating]):
             found.append(Layer(node, value, node.module))
         if name in RESETS:

@@ -20,7 +20,8 @@ def status(arguments: list[str] | None = None) -> int:
 
     import initio.cli.commute  # pyright: ignore[reportUnusedImport]  # registers its command
     import initio.cli.derive  # pyright: ignore[reportUnusedImport]  # registers its command
-    import initio.cli.page  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers its command
+    import initio.cli.page  # pyright: ignore[reportUnusedImport]  # registers its command
+    import initio.cli.sweeping  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers its command
     from initio.cli.costs import app
     from initio.core.errors import InitioError
 

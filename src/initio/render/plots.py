@@ -16,7 +16,7 @@ from initio.render.payload import LIMITS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Plots"]
+__all__ = ["Plots", "axes_of"]
 
 BLUE, ORANGE = "#0072B2", "#E69F00"
 """Told apart by every kind of colour vision (Okabe and Ito 2008)."""
@@ -37,7 +37,7 @@ class Plots:
         for name in limits:
             if name not in LIMITS:
                 raise InitioError("names of dtypes", f"{name!r} came", where="limits", remedy=f"Choose among {', '.join(LIMITS)}.")
-        axes = _axes(ax)
+        axes = axes_of(ax)
         found = [self.analysis.of(value) for value, _ in self._outputs()]
         spreads = [2.0 * summary.spread for summary in found]
         low = [summary.rms * math.sqrt(max(1.0 - spread, 0.0)) for summary, spread in zip(found, spreads, strict=True)]
@@ -53,7 +53,7 @@ class Plots:
 
     def gradient(self, ax: Axes | None = None) -> Axes:
         """Rms of the cotangents that arrive at the modules' outputs, along depth."""
-        axes = _axes(ax)
+        axes = axes_of(ax)
         axes.plot([self.analysis.of_gradient(cotangent).rms for _, cotangent in self._outputs()], color=BLUE)
         return _labelled(axes, "rms of cotangents")
 
@@ -66,7 +66,7 @@ class Plots:
         forks = self.analysis.paths
         if not forks:
             raise InitioError("a model whose gradient forks", "every value is read once", where="plot.paths")
-        axes = _axes(ax)
+        axes = axes_of(ax)
         names = [fork.module or "(model)" for fork in forks]
         skips = [fork.skip_share for fork in forks]
         places = range(len(forks))
@@ -87,7 +87,8 @@ class Plots:
         return [(call.outputs[0], call.cotangents[0] if call.cotangents else None) for call in leaves]
 
 
-def _axes(ax: Axes | None) -> Axes:
+def axes_of(ax: Axes | None) -> Axes:
+    """The axes given, or new ones."""
     if ax is not None:
         return ax
     try:
