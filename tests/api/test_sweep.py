@@ -3,9 +3,9 @@ import math
 import sqlite3
 
 import pytest
-from families import Functional, Residual, brittle, deadly, deaf, mlp, needs
 
 import initio
+from families import Functional, Residual, brittle, deadly, deaf, mlp, needs
 from initio.core.errors import InitioError
 from initio.sweeps import compare, load
 
@@ -29,7 +29,8 @@ def test_numbers_of_a_cell_are_those_of_the_analysis():
 def test_findings_of_a_dying_signal_and_their_selection():
     found = here(mlp, {"depth": [40], "gain": [0.4]}, findings=True, select=["SIG"])
     codes = found.cells[0].quantities["findings"]
-    assert codes and all(code.startswith("SIG") for code in codes)
+    assert codes
+    assert all(code.startswith("SIG") for code in codes)
     assert found.cells[0].quantities["warnings"] + found.cells[0].quantities["errors"] >= 1
     assert codes[0] in str(found)
 
@@ -40,23 +41,29 @@ def test_layers_without_modules_and_residual_blocks_have_a_course():
     assert functional["layers"] == 12
     assert functional["chi"] == pytest.approx(modules["chi"], rel=1e-3)
     residual = here(Residual, {"depth": [12], "gain": [1.0], "scale": [0.5]}).cells[0].quantities
-    assert residual["layers"] == 12 and residual["forward_growth"] > 1
+    assert residual["layers"] == 12
+    assert residual["forward_growth"] > 1
 
 
 def test_workers_give_what_this_process_gives(tmp_path):
     grid = {"depth": (3, 5), "gain": "0.5:2:3"}
     apart = initio.sweep(mlp, grid, (4, 32), workers=2, store=tmp_path / "s.sqlite", findings=False)
     both = compare(apart, here(mlp, grid))
-    assert len(both.rows) == 6 and not both.differing and max(both.largest.values()) == 0.0
-    assert apart.computed == 6 and load(tmp_path / "s.sqlite").rows() == apart.rows()
+    assert len(both.rows) == 6
+    assert not both.differing
+    assert max(both.largest.values()) == 0.0
+    assert apart.computed == 6
+    assert load(tmp_path / "s.sqlite").rows() == apart.rows()
     again = initio.sweep(mlp, grid, (4, 32), workers=2, store=tmp_path / "s.sqlite", findings=False)
-    assert again.computed == 0 and again.rows() == apart.rows()
+    assert again.computed == 0
+    assert again.rows() == apart.rows()
 
 
 def test_a_failing_cell_is_kept_with_its_reason_and_the_others_go_on(tmp_path):
     found = here(brittle, {"gain": [1.0, 3.0, 1.5]}, store=tmp_path / "s.sqlite")
     assert [bool(cell.failed) for cell in found] == [False, True, False]
-    assert "no model with gain 3.0" in found.failed[0].failed and "families.py" in found.failed[0].failed
+    assert "no model with gain 3.0" in found.failed[0].failed
+    assert "families.py" in found.failed[0].failed
     assert here(brittle, {"gain": [1.0, 3.0, 1.5]}, store=tmp_path / "s.sqlite").computed == 0
     assert here(brittle, {"gain": [1.0, 3.0, 1.5]}, store=tmp_path / "s.sqlite", retry_failed=True).computed == 1
     assert math.isnan(found.values("chi")[1])
@@ -72,7 +79,8 @@ def test_a_model_that_cannot_take_the_input_fails_with_the_line():
 def test_a_cell_that_ends_its_process_fails_alone():
     found = initio.sweep(deadly, {"depth": (2, 3, 4, 5)}, (4, 32), workers=2, findings=False)
     assert [cell.parameters["depth"] for cell in found.failed] == [3]
-    assert "ended" in found.failed[0].failed and len(found) == 4
+    assert "ended" in found.failed[0].failed
+    assert len(found) == 4
 
 
 def test_an_interrupt_returns_what_is_finished_and_the_next_call_goes_on(tmp_path):
@@ -85,9 +93,14 @@ def test_an_interrupt_returns_what_is_finished_and_the_next_call_goes_on(tmp_pat
 
     grid = {"depth": (2, 3, 4, 5)}
     first = here(mlp, grid, store=store, progress=stop)
-    assert first.interrupted and len(first) == 2 and first.missing == 2 and seen[-1] == (2, 0, 4)
+    assert first.interrupted
+    assert len(first) == 2
+    assert first.missing == 2
+    assert seen[-1] == (2, 0, 4)
     second = here(mlp, grid, store=store)
-    assert not second.interrupted and second.computed == 2 and [cell.index for cell in second] == [0, 1, 2, 3]
+    assert not second.interrupted
+    assert second.computed == 2
+    assert [cell.index for cell in second] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +157,8 @@ def test_two_sweeps_never_write_one_store(tmp_path):
 
 def test_ignored_and_lacking_parameters():
     found = here(deaf, {"depth": (2, 3), "gain": (0.5, 2.0)})
-    assert len(found.remarks) == 1 and found.remarks[0].startswith("gain never changes")
+    assert len(found.remarks) == 1
+    assert found.remarks[0].startswith("gain never changes")
     assert not here(mlp, {"depth": (2, 3), "gain": (0.5, 2.0)}).remarks
     with pytest.raises(InitioError, match="bogus"):
         here(mlp, {"bogus": (1, 2)})
@@ -169,7 +183,8 @@ def test_measured_beside_predicted_and_a_short_training():
         q = cell.quantities
         assert q["measured_forward_growth"] == pytest.approx(q["forward_growth"], rel=0.03)
         assert q["measured_gradient_growth"] == pytest.approx(q["gradient_growth"], rel=0.03)
-        assert q["final_loss"] < q["first_loss"] and not q["diverged"]
+        assert q["final_loss"] < q["first_loss"]
+        assert not q["diverged"]
     wild = here(mlp, {"depth": (4,), "gain": (1.0,), "act": ("relu",)}, train_steps=20, learning_rate=50.0)
     assert wild.cells[0].quantities["diverged"]
 
@@ -184,16 +199,23 @@ def test_tables_of_pandas_and_polars():
     found = here(mlp, {"depth": (2, 3), "gain": (0.5, 1.0)})
     pandas = pytest.importorskip("pandas", reason="pandas reads the table")
     frame = found.to_pandas()
-    assert isinstance(frame, pandas.DataFrame) and list(frame.depth) == [2, 2, 3, 3] and frame.chi.notna().all()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame.depth) == [2, 2, 3, 3]
+    assert frame.chi.notna().all()
     polars = pytest.importorskip("polars", reason="polars reads the table")
-    assert isinstance(found.to_polars(), polars.DataFrame) and found.to_polars()["chi"].to_list() == list(frame.chi)
+    assert isinstance(found.to_polars(), polars.DataFrame)
+    assert found.to_polars()["chi"].to_list() == list(frame.chi)
 
 
 def test_two_sweeps_compared():
     one, other = here(mlp, {"gain": (0.5, 1.0, 2.0)}), here(brittle, {"gain": (1.0, 2.0, 3.0)})
     both = compare(one, other)
-    assert len(both.rows) == 2 and (both.only_a, both.only_b) == (1, 1) and not both.differing
+    assert len(both.rows) == 2
+    assert (both.only_a, both.only_b) == (1, 1)
+    assert not both.differing
     changed = compare(one, here(mlp, {"gain": (0.5, 1.0, 2.0)}, fixed={"bias": 1.0}), tolerance=1e-3)
-    assert len(changed.differing) == 3 and changed.largest["chi"] > 1e-3 and "3 differ" in str(changed)
+    assert len(changed.differing) == 3
+    assert changed.largest["chi"] > 1e-3
+    assert "3 differ" in str(changed)
     with pytest.raises(InitioError, match="same parameters"):
         compare(one, here(mlp, {"depth": (2,)}))

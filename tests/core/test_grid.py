@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -29,14 +30,16 @@ def test_texts(text, values, log):
             parse(text)
         return
     found = parse(text)
-    assert found.values == values and found.log == log
+    assert found.values == values
+    assert found.log == log
     assert [type(v) for v in found.values] == [type(v) for v in values]
 
 
 def test_a_logarithmic_range_has_equal_ratios_and_exact_ends():
     values = parse("gain=0.1:10:log:5").values
-    assert values[0] == 0.1 and values[-1] == 10
-    assert [b / a for a, b in zip(values, values[1:])] == pytest.approx([10**0.5] * 4)
+    assert values[0] == 0.1
+    assert values[-1] == 10
+    assert [b / a for a, b in itertools.pairwise(values)] == pytest.approx([10**0.5] * 4)
     assert len(parse("gain=0.1:10:log").values) == 20 == len(parse("gain=0.5:3").values)
 
 
@@ -73,7 +76,8 @@ def test_integers_and_floats_as_the_factory_wants_them():
     found = grid({"depth": "2:64:log:8", "gain": "1:4"}, whole=["depth"], real=["gain"])
     depth, gain = found.dimensions
     assert depth.values == (2, 3, 5, 9, 14, 24, 39, 64)
-    assert gain.values == (1.0, 2.0, 3.0, 4.0) and all(type(v) is float for v in gain.values)
+    assert gain.values == (1.0, 2.0, 3.0, 4.0)
+    assert all(type(v) is float for v in gain.values)
 
 
 def test_depth_scales_of_known_courses():
@@ -82,19 +86,25 @@ def test_depth_scales_of_known_courses():
     assert depth_scale([1.5**k for k in range(40)]) == pytest.approx(1 / math.log(1.5), rel=1e-9)
     assert depth_scale([1e-200 * 0.5**k for k in range(40)]) == pytest.approx(1 / math.log(2), rel=1e-9)
     assert depth_scale([2.0] * 10) == math.inf
-    assert math.isnan(depth_scale([1.0, 2.0])) and math.isnan(depth_scale([]))
+    assert math.isnan(depth_scale([1.0, 2.0]))
+    assert math.isnan(depth_scale([]))
 
 
 def test_quantities_of_a_geometric_course():
     n = 21
     found = Course([4.0 * 0.25**k for k in range(n)], [0.25**k for k in range(n)], [9.0 ** (n - k) for k in range(n)]).quantities()
-    assert found["forward_growth"] == pytest.approx(0.5) and found["gradient_growth"] == pytest.approx(3.0)
-    assert found["chi"] == pytest.approx(9.0) and found["xi_gradient"] == pytest.approx(1 / math.log(9))
-    assert found["correlation"] == pytest.approx(0.75) and found["layers"] == n
+    assert found["forward_growth"] == pytest.approx(0.5)
+    assert found["gradient_growth"] == pytest.approx(3.0)
+    assert found["chi"] == pytest.approx(9.0)
+    assert found["xi_gradient"] == pytest.approx(1 / math.log(9))
+    assert found["correlation"] == pytest.approx(0.75)
+    assert found["layers"] == n
     nothing = Course([], [], []).quantities()
-    assert nothing["layers"] == 0 and all(math.isnan(value) for name, value in nothing.items() if name != "layers")
+    assert nothing["layers"] == 0
+    assert all(math.isnan(value) for name, value in nothing.items() if name != "layers")
 
 
 def test_huge_growth_is_infinite_and_no_error():
     found = Course([1e-300, 1e300], [0.0, 0.0], [1e308, 1e-308]).quantities()
-    assert found["signal"] == pytest.approx(1e300) and found["gradient"] == pytest.approx(1e308)
+    assert found["signal"] == pytest.approx(1e300)
+    assert found["gradient"] == pytest.approx(1e308)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import itertools
+import socket
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
@@ -17,6 +18,8 @@ __all__ = ["remote"]
 
 RETRIES = 5
 """How often a cell whose node or process was lost is begun anew."""
+PATIENCE = 10.0
+"""Seconds in which a cluster must answer."""
 AHEAD = 4
 """Cells on the way for each processor of the cluster: enough that none waits for this process."""
 
@@ -45,6 +48,7 @@ def remote(
     mine = not ray.is_initialized()
     if mine:
         try:
+            _reached(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
         except Exception as error:
             came = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
@@ -58,6 +62,13 @@ def remote(
     finally:
         if mine:
             ray.shutdown()
+
+
+def _reached(address: str) -> None:
+    """Raise where nothing accepts connections at HOST:PORT: Ray itself would try for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
 
 
 def _all(
