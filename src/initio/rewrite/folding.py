@@ -1,0 +1,181 @@
+"""Two affine maps one after the other are one: a convolution and a batch norm in evaluation, two linear layers."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from initio.rewrite.change import Change
+from initio.rewrite.layers import Spec
+from initio.rewrite.result import State
+from initio.rewrite.scene import Scene
+
+__all__ = ["folds"]
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+CLOSE = 1e-5
+"""Relative difference up to which folded weights count as those of given layers; half-precision and float32 sums stay below it."""
+
+
+def folds(scene: Scene) -> Iterator[Change]:
+    """One change for each pair in which only the second layer reads the first one's output; no module is in two of them."""
+    taken: set[str] = set()
+    entered = {
+        call.inputs[0]: call for call in scene.record.calls if call.inputs and type(scene.modules.get(call.module)) in (*NORMS, nn.Linear)
+    }
+    for path, layer, call in scene.layers():
+        after = entered.get(call.outputs[0])
+        if after is None or path in taken or after.module in taken or not scene.only_in(call.outputs[0], after):
+            continue
+        second: Any = scene.modules[after.module]
+        linear = isinstance(second, nn.Linear)
+        if linear and not isinstance(layer, nn.Linear):
+            continue
+        if not (scene.free(path) & scene.free(after.module)):
+            continue
+        if linear and (layer.training or second.training):
+            scene.leave(after.module, "a linear layer behind a linear one trains otherwise than their product; folded in evaluation mode")
+        elif linear:
+            taken |= {path, after.module}
+            yield _linear(scene, path, layer, after.module, second)
+        elif second.training:
+            scene.leave(after.module, "a batch norm in training mode depends on the batch; folded in evaluation mode")
+        elif second.running_mean is None or second.running_var is None:
+            scene.leave(after.module, "a batch norm without running statistics depends on the batch")
+        else:
+            taken |= {path, after.module}
+            yield _norm(scene, path, layer, after.module, second)
+
+
+def _norm(scene: Scene, path: str, layer: Any, behind: str, norm: Any) -> Change:
+    spec, eps, counted = Spec.of(layer), norm.eps, norm.num_batches_tracked is not None
+    names = ["running_mean", "running_var", *(["weight", "bias"] if norm.affine else [])]
+    old_norm = {name: getattr(norm, name).detach().clone() for name in [*names, *(["num_batches_tracked"] if counted else [])]}
+    tensors = [f"{path}.weight", *([f"{path}.bias"] if layer.bias is not None else []), *(f"{behind}.{name}" for name in old_norm)]
+    weight_before = layer.weight.detach().clone()
+
+    def scale(state: State) -> Tensor:
+        inverse = (state[f"{behind}.running_var"] + eps).rsqrt()
+        return state[f"{behind}.weight"] * inverse if norm.affine else inverse
+
+    def before(x: Tensor, old: State) -> tuple[Tensor, ...]:
+        y = spec(x, old[f"{path}.weight"], old.get(f"{path}.bias"))
+        weight, bias = old.get(f"{behind}.weight"), old.get(f"{behind}.bias")
+        return (
+            F.batch_norm(y, old[f"{behind}.running_mean"].detach(), old[f"{behind}.running_var"].detach(), weight, bias, False, 0.0, eps),
+        )
+
+    def fold(old: State) -> State:
+        # Running statistics receive no gradient in the original either.
+        held = {name: t.detach() if "running" in name else t for name, t in old.items()}
+        s = scale(held)
+        shift = held[f"{path}.bias"] - held[f"{behind}.running_mean"] if layer.bias is not None else -held[f"{behind}.running_mean"]
+        weight = held[f"{path}.weight"]
+        return {"weight": weight * s.reshape(-1, *(1,) * (weight.dim() - 1)), "bias": shift * s + held.get(f"{behind}.bias", 0.0)}
+
+    def unfold(new: State) -> State:
+        statistics = {f"{behind}.{name}": tensor.to(new["weight"].device) for name, tensor in old_norm.items()}
+        s = scale(statistics).to(new["weight"].dtype)
+        wide = s.reshape(-1, *(1,) * (new["weight"].dim() - 1))
+        if bool(((wide == 0) & (new["weight"] != 0)).any()):
+            raise ValueError(f"{behind} has scales of exactly 0, behind which {path} cannot give the weights of this state dict")
+        weight = torch.where(wide == 0, weight_before.to(new["weight"]), new["weight"] / wide)
+        result = {f"{path}.weight": weight, **statistics}
+        free = torch.where(s == 0, torch.zeros_like(s), (new["bias"] - statistics.get(f"{behind}.bias", torch.zeros_like(s))) / s)
+        if layer.bias is not None:
+            result[f"{path}.bias"] = free + statistics[f"{behind}.running_mean"]
+        elif norm.affine:
+            result[f"{behind}.bias"] = new["bias"] + statistics[f"{behind}.running_mean"] * s
+        else:
+            result[f"{behind}.running_mean"] = -free
+        return result
+
+    def apply(model: nn.Module) -> None:
+        made = _like(
+            layer, {f"{path}.{k}": v for k, v in layer.state_dict().items()} | {f"{behind}.{k}": v for k, v in old_norm.items()}, fold
+        )
+        model.set_submodule(path, made)
+        model.set_submodule(behind, nn.Identity().train(norm.training))
+
+    state = {f"{path}.{k}": v for k, v in layer.state_dict().items()} | {f"{behind}.{k}": v for k, v in old_norm.items()}
+    x = scene.record.values[scene.calls[path][0].inputs[0]].shape
+    form = ("conv-bn", spec, tuple(weight_before.shape), tuple(x), layer.bias is None, norm.affine)
+    return Change(
+        "conv-bn", (path, behind), path, tuple(tensors), _like(layer, state, fold), before, fold, unfold, apply, path, form
+    )  # fmt: skip
+
+
+def _linear(scene: Scene, path: str, first: Any, behind: str, second: Any) -> Change:
+    given = {f"{p}.{k}": v.detach().clone() for p, m in ((path, first), (behind, second)) for k, v in m.state_dict().items()}
+    biased = first.bias is not None or second.bias is not None
+
+    def before(x: Tensor, old: State) -> tuple[Tensor, ...]:
+        hidden = F.linear(x, old[f"{path}.weight"], old.get(f"{path}.bias"))
+        return (F.linear(hidden, old[f"{behind}.weight"], old.get(f"{behind}.bias")),)
+
+    def fold(old: State) -> State:
+        weight = old[f"{behind}.weight"]
+        made = {"weight": weight @ old[f"{path}.weight"]}
+        if biased:
+            bias = weight @ old[f"{path}.bias"] if f"{path}.bias" in old else weight.new_zeros(weight.shape[0])
+            made["bias"] = bias + old[f"{behind}.bias"] if f"{behind}.bias" in old else bias
+        return made
+
+    def unfold(new: State) -> State:
+        old = {name: tensor.to(new["weight"]) for name, tensor in given.items()}
+        if _close(fold(old), new):
+            return old
+        a, b = old[f"{path}.weight"].double(), old[f"{behind}.weight"].double()
+        bias = new["bias"].double() if biased else None
+        if a.shape[0] >= a.shape[1]:  # W₁ has a left inverse
+            b = new["weight"].double() @ torch.linalg.pinv(a)
+        else:
+            a = torch.linalg.pinv(b) @ new["weight"].double()
+        made = {f"{path}.weight": a, f"{behind}.weight": b}
+        if bias is not None and f"{behind}.bias" in old:
+            own = old[f"{path}.bias"].double() if f"{path}.bias" in old else None
+            made |= {f"{behind}.bias": bias if own is None else bias - b @ own}
+            made |= {} if own is None else {f"{path}.bias": own}
+        elif bias is not None:
+            made[f"{path}.bias"] = torch.linalg.pinv(b) @ bias
+        made = {name: tensor.to(new["weight"].dtype) for name, tensor in made.items()}
+        if not _close(fold({k: v.double() for k, v in made.items()}), new):
+            raise ValueError(
+                f"no weights of {path} and {behind} have the product at {path}: its rank is more than {a.shape[0]}, the width between"
+            )
+        return made
+
+    def apply(model: nn.Module) -> None:
+        model.set_submodule(path, _like(first, given, fold))
+        model.set_submodule(behind, nn.Identity().train(second.training))
+
+    x = scene.record.values[scene.calls[path][0].inputs[0]].shape
+    form = ("linear-linear", tuple(first.weight.shape), second.out_features, tuple(x), biased)
+    return Change("linear-linear", (path, behind), path, tuple(given), _like(first, given, fold), before, fold, unfold, apply, path, form)
+
+
+def _like(layer: Any, state: State, fold: Any) -> nn.Module:
+    """A layer with the window of another and folded weights."""
+    folded: State = {name: tensor.detach() for name, tensor in fold(state).items()}
+    weight = folded["weight"]
+    place = {"device": weight.device, "dtype": weight.dtype}
+    if isinstance(layer, nn.Linear):
+        made: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], "bias" in folded, **place)
+    else:
+        window = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
+        made = type(layer)(layer.in_channels, layer.out_channels, *window, bias=True, **place)
+    made.load_state_dict(folded)
+    return made.requires_grad_(layer.weight.requires_grad).train(layer.training)
+
+
+def _close(found: State, expected: State) -> bool:
+    gaps = (
+        (found[name].double() - tensor.double()).abs().max() / tensor.double().abs().max().clamp_min(1e-30)
+        for name, tensor in expected.items()
+    )
+    return all(float(gap) <= CLOSE for gap in gaps)
