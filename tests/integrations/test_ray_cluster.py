@@ -54,5 +54,5 @@ def test_a_node_is_killed_half_way_and_no_cell_is_lost(cluster, tmp_path):
 
 
 def test_an_address_where_nothing_answers():
-    with pytest.raises(InitioError, match="a Ray cluster at '127.0.0.1:1'"):
+    with pytest.raises(InitioError, match="a Ray cluster at"):
         initio.sweep(f"{FAMILIES}:mlp", {"depth": (2, 3)}, (4, 32), ray="127.0.0.1:1", findings=False)
