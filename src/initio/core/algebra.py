@@ -367,7 +367,12 @@ def _pair_expectation(fn: Scalar, field: Field, axes: Sequence[Axis]) -> Array:
     m, s = _mean_var(field, axes)
     mu, mv = pair_values(axes, m)
     su, sv = pair_values(axes, s)
-    return np.asarray(expect2(fn, fn, mu, su, mv, sv, field.gram - mu * mv))
+    cov = field.gram - mu * mv
+    if field.scatter is None:
+        return np.asarray(expect2(fn, fn, mu, su, mv, sv, cov))
+    # two equally likely covariances with the given variance: right to second order
+    step = np.minimum(np.sqrt(field.scatter), np.maximum(np.sqrt(su * sv) - np.abs(cov), 0.0))
+    return np.asarray(0.5 * (expect2(fn, fn, mu, su, mv, sv, cov + step) + expect2(fn, fn, mu, su, mv, sv, cov - step)))
 
 
 def _filled(x: Moments, value: float) -> Moments:

@@ -95,7 +95,10 @@ class Cross:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Field:
-    """A jointly Gaussian array, with its covariance to the fields that it was made of (`cross`); `overlap` and `tokens`: see `initio.core.overlap`."""
+    """A jointly Gaussian array, with its covariance to the fields that it was made of (`cross`); `overlap` and `tokens`: see `initio.core.overlap`.
+
+    `scatter` is the variance, within each pair class and from one filter to the next, of the covariances that `gram` averages.
+    """
 
     id: int
     view: View
@@ -105,6 +108,7 @@ class Field:
     cross: tuple[Cross, ...] = ()
     overlap: float = 0.0
     tokens: int = -1
+    scatter: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -307,6 +311,7 @@ class Moments:
                         tuple(cross),
                         f.field.overlap,
                         f.field.tokens,
+                        None if f.field.scatter is None else once(on_gram, f.field.scatter),
                     ),
                 )
             )

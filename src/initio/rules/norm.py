@@ -12,9 +12,10 @@ import numpy as np
 
 from initio.core.algebra import add, average, multiply, scalar_value, scale, total
 from initio.core.axes import Array, Axis
-from initio.core.moments import Cross, Moments, Unknown, along, fresh_source, pair_values, worst
+from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_source, pair_values, worst
 from initio.core.overlap import marked, overlap_of
 from initio.core.pairs import refitted
+from initio.core.scalar import IDENTITY
 from initio.core.spectrum import self_normalised
 from initio.rules.scale_free import divided_by_own_scale, fan_in, orthogonal, scale_cancels, without_radial
 from initio.rules.table import Result, context, rule
@@ -70,6 +71,11 @@ def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) 
     cross = tuple(Cross(c.id, c.view, _centred(c.cov, x.axes, over if centre else ()) / u) for c in x.field_covariances() if c.view.root)
     made = Moments.gaussian(x.axes, x.dims, mean / deviation, normal, x.sources, odd=x.odd, claim=worst(x.claim, "rule"), cross=cross)
     factor = refitted(x, made.mean, normal)
+    if factor is None and len(x.law) == 1 and x.law[0].fn is IDENTITY and x.law[0].field.scatter is not None:
+        # the scale of a filter cancels: E[w₁² w₂² / |w|⁴] = 1 / n (n + 2) where E[w₁² w₂²] / (E|w|²)² = 1 / n²
+        fan = fan_in(x)
+        scatter = x.law[0].field.scatter / (u * v) ** 2 * (fan / (fan + 2.0) if np.isfinite(fan) else 1.0)
+        factor = Factor(IDENTITY, replace(made.law[0].field, scatter=scatter))
     return marked(made if factor is None else replace(made, law=(factor,)), *overlap_of(x)), inverse**-0.5
 
 
