@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-from rules.harness import Case, Normal, components
+from rules.harness import Case, Joined, Normal, components
 
 x = Normal((2, 2, 5, 4), components(4), mean=0.3)
 line = Normal((2, 2, 7), components(3), mean=-0.2)
@@ -35,7 +35,9 @@ MEANS = [
 g22 = Normal((2, 2, 2, 2), components(4))
 g32 = Normal((2, 2, 3, 2), components(4))
 g33 = Normal((2, 2, 3, 3), components(4))
+beside = Normal((2, 1, 5, 4), {(0, 1, 2, 3): 0.5, (0, 1): 0.2}, mean=-0.3)
 plain = Normal((2, 2, 5, 4), {(0, 1, 2, 3): 1.0, (0, 1): 0.3, (1,): 0.1}, mean=0.2)
+joined = Joined([plain.then("relu"), beside.then("relu")], 1)
 covary = Normal((2, 2, 4, 4), {(0, 1, 2, 3): 1.0, (0, 1): 0.3, (2, 3): 0.4})
 small = Normal((1, 2, 4, 4), {(0, 1, 2, 3): 1.0, (1,): 0.3})
 
@@ -93,6 +95,7 @@ MAXIMA = [
     Case("aten.max_pool2d_with_indices", (covary, [3, 3], [2, 2], [1, 1]), name="positions covary", outputs=(0,)),
     Case("aten.max_pool2d_with_indices", (plain.then("relu"), [3, 3], [2, 2], [1, 1]), name="relu", outputs=(0,)),
     Case("aten.max_pool2d_with_indices", (plain.then("relu"), [2, 2], [1, 1], [0, 0], [2, 2]), name="dilated", outputs=(0,)),
+    Case("aten.max_pool2d_with_indices", (joined, [2, 2], [2, 2]), name="concatenation", outputs=(0,)),
     Case("aten.max_pool2d", (small, [2, 2], [1, 1]), run=lambda t: F.max_pool2d(t, 2, 1)),
     Case("aten.max_pool1d", (line, [3], [2], [1])),
     Case("aten.max_pool1d", (line, [3], [3], [0], [1], True), name="ceil mode"),

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rules.harness import Case, Normal, components
+from initio.core.pieces import cut
+from rules.harness import Case, Joined, Normal, Spec, View, components
 
 x = Normal((2, 6, 3), components(3), mean=0.4)
 kinds = Normal((2, 6, 3), components(3), profile={1: ((1, 2, 2, 2, 2, 1), (0.5, 0, 0, 0, 0, 0.5))})
@@ -16,6 +17,13 @@ square = Normal((4, 3), components(2), mean=0.3)
 image = Normal((1, 4, 2, 4), components(4), mean=0.3)
 y = Normal((2, 2, 3), components(3), mean=-0.2)
 z = Normal((2, 3, 3), components(3), mean=0.1, profile={1: ((1, 1, 3), (0, 0, 1))})
+both = Joined([y, z], 1)
+rectified = Joined([y.then("relu"), z.then("relu")], 1)
+
+
+def cut_of(inner: Spec, start: int, stop: int) -> View:
+    shape = (inner.shape[0], stop - start, *inner.shape[2:])
+    return View(inner, shape, lambda m: cut(m, 1, start, stop), lambda t: t[:, start:stop])
 
 
 def case(op: str, *args: Any, name: str = "", run: Callable[..., Any] | None = None, **kwargs: Any) -> Case:
@@ -89,6 +97,13 @@ JOINS = [
     case("cat", [x, y, z], 1),
     case("concat", [y, z], 1),
     case("cat", [x, y, x], 1, name="twice the same"),
+    Case("aten.cat", ([cut_of(kinds, 0, 2), cut_of(kinds, 2, 6)], 1), name="slices of kinds"),
+    Case("aten.cat", ([cut_of(kinds, 3, 6), cut_of(kinds, 0, 3)], 1), name="slices of kinds exchanged"),
+    Case("aten.cat", ([cut_of(kinds, 4, 6), y, cut_of(kinds, 1, 3)], 1), name="slices of kinds around another"),
+    Case("aten.cat", ([cut_of(both, 1, 3), cut_of(both, 3, 5)], 1), name="slices of a concatenation"),
+    Case("aten.slice.Tensor", (rectified, 1, 2, 5), name="a piece of a concatenation"),
+    Case("aten.mul.Tensor", (cut_of(rectified, 2, 5), z.then("relu")), name="a piece of a concatenation with itself"),
+    Case("aten.add.Tensor", (rectified, Joined([y, z], 1)), name="pieces with what they are functions of"),
     case("stack", [y, Normal((2, 2, 3), components(3), mean=1.0)], 1),
 ]
 

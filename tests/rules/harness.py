@@ -29,6 +29,7 @@ from initio.core.scalar import Scalar
 from initio.interpreters.propagate import _constant as constant
 from initio.rules import load
 from initio.rules.random import ids
+from initio.rules.structure import cat
 from initio.rules.table import Context, find, running
 
 BATCHES = 200
@@ -218,6 +219,23 @@ class Times(Spec):
 
     def draw(self, n: int, drawn: dict[Spec, Tensor]) -> Tensor:
         return self.left.sample(n, drawn) * self.right.sample(n, drawn)
+
+
+class Joined(Spec):
+    """The concatenation of specs along a dimension."""
+
+    def __init__(self, parts: Sequence[Spec], d: int) -> None:
+        self.parts, self.d = tuple(parts), d
+        shape = parts[0].shape
+        self.shape = (*shape[:d], sum(p.shape[d] for p in parts), *shape[d + 1 :])
+
+    def describe(self, known: dict[Spec, Any]) -> Moments:
+        made = cat([p.moments(known) for p in self.parts], self.d)
+        assert isinstance(made, Moments), made
+        return made
+
+    def draw(self, n: int, drawn: dict[Spec, Tensor]) -> Tensor:
+        return torch.cat([p.sample(n, drawn) for p in self.parts], self.d + 1)
 
 
 class View(Spec):

@@ -116,21 +116,23 @@ def relation(f: Field, g: Field, axes: Sequence[Axis]) -> Array | float | None:
         return _separate(f.gram - u * v, f.view, g.view, axes)
     if not f.sources & g.sources:
         return 0.0
-    for c in f.cross:
-        if c.id == g.id:
-            found = c.cov if c.view == g.view else _separate(c.cov, c.view, g.view, axes)
+    for one, other in ((f, g), (g, f)):
+        known = sorted((c for c in one.cross if c.id == other.id), key=lambda c: c.view != other.view)
+        for c in known:
+            found = c.cov if c.view == other.view else _separate(c.cov, c.view, other.view, axes)
             if found is not None:
-                return found
-    for c in g.cross:
-        if c.id == f.id:
-            found = c.cov if c.view == f.view else _separate(c.cov, c.view, f.view, axes)
-            if found is not None:
-                return found if isinstance(found, (float, int)) else swap(axes, found)
+                return found if one is f or isinstance(found, (float, int)) else swap(axes, found)
     return None
 
 
 def _separate(cov: Array, v: View, w: View, axes: Sequence[Axis]) -> Array | float | None:
     """Two slices of one array that do not overlap: their indices always differ on the axis that was cut (in blocks or interleaved)."""
+    found = _apart_along(cov, v, w, axes)
+    # between slices of other kinds of positions than these, nothing is known of the covariance, unless there is none inside them
+    return None if (v.kinds or w.kinds) and not isinstance(found, (float, int)) else found
+
+
+def _apart_along(cov: Array, v: View, w: View, axes: Sequence[Axis]) -> Array | float | None:
     shift = abs(v.offset - w.offset)
     if shift == 0:
         return None
@@ -430,7 +432,7 @@ def add(x: Moments, y: Moments, a: float = 1.0, b: float = 1.0) -> Moments | Unk
         return Moments(x.axes, x.dims, mean, gram, (Factor(fn, x.law[0].field),), sources, x.odd & y.odd, claim)
     extra: dict[str, Any] = {}
     if len(x.law) > 1 or len(y.law) > 1 or "terms" in x.extra or "terms" in y.extra:
-        terms = (*_terms(scale(x, a)), *_terms(scale(y, b)))
+        terms = _few((*_terms(scale(x, a)), *_terms(scale(y, b))))
         if len(terms) <= 4:
             extra["terms"] = terms
     crossed = _cross_of_sum(x, y, a, b)
@@ -453,6 +455,17 @@ def _matters(x: Moments, y: Moments, a: float, b: float) -> bool:
 
 def _terms(x: Moments) -> tuple[Moments, ...]:
     return x.extra.get("terms", (x,))
+
+
+def _few(terms: tuple[Moments, ...]) -> tuple[Moments, ...]:
+    """Of more than four terms, those that are Gaussian fields themselves as one."""
+    plain = [t for t in terms if len(t.law) == 1 and t.law[0].fn.linear is not None]
+    if len(terms) <= 4 or len(plain) < 2:
+        return terms
+    merged: Moments | Unknown = plain[0]
+    for t in plain[1:]:
+        merged = add(merged, t) if isinstance(merged, Moments) else merged
+    return terms if isinstance(merged, Unknown) else (*(t for t in terms if t not in plain), replace(merged, extra={}))
 
 
 def _joint_of_terms(x: Moments, y: Moments) -> Array | None:

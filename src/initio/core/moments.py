@@ -53,7 +53,7 @@ class View:
     """Which entries of a field's base array a tensor shows: offset and one stride for each axis.
 
     `lost` are (size, stride) of axes that were averaged over; they return when the average is broadcast over such an axis again.
-    `dropped` are strides of axes of which one index was selected; `root` marks embeddings, whose covariances are kept
+    `dropped` are strides of axes of which one index was selected, `kinds` says that an axis of several kinds was cut; `root` marks embeddings, whose covariances are kept
     to the end for the sake of a tied head.
     """
 
@@ -62,6 +62,7 @@ class View:
     lost: tuple[tuple[int, int], ...] = ()
     dropped: tuple[int, ...] = ()
     root: bool = False
+    kinds: bool = False
 
     def repeated(self, i: int, size: int) -> View:
         """With an axis of equal entries at position i."""
@@ -288,6 +289,9 @@ class Moments:
 
         axes = tuple(axes)
         extra = {k: self.extra[k] for k in ("high", "weight") if k in self.extra}
+        terms: tuple[Moments, ...] = self.extra.get("terms", ())
+        if terms and all(t.axes == self.axes and t.dims == self.dims for t in terms):
+            extra["terms"] = tuple(t.lift(axes, dims, on_mean, on_gram, on_view) for t in terms)
         mean, gram = once(on_mean, self.mean), once(on_gram, self.gram)
         factors: list[Factor] = []
         for f in self.law:
@@ -545,7 +549,8 @@ class Moments:
         def on_view(v: View) -> View | None:
             if step is None:
                 return None
-            return v.moved((*v.strides[:i], v.strides[i] * step[1], *v.strides[i + 1 :]), step[0] * v.strides[i])
+            made = v.moved((*v.strides[:i], v.strides[i] * step[1], *v.strides[i + 1 :]), step[0] * v.strides[i])
+            return replace(made, kinds=True) if a.K > 1 and v.strides[i] else made
 
         return self.lift(
             [*self.axes[:i], new, *self.axes[i + 1 :]],

@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from initio.core.extremes import max_pair
 from initio.core.gaussian import expect, expect2
 from initio.core.moments import Factor, Moments, Unknown, along, fresh_source, pair_values, worst
 from initio.core.pairs import shaped
+from initio.core.pieces import cut, each_piece, made_of, pieces_of, telling
 from initio.core.scalar import IDENTITY, Scalar, affine
 from initio.core.windows import choice_matrix, chosen, maxima, overlap_counts, tabulated
 from initio.rules.linear import window_taps
+from initio.rules.structure import cat
 from initio.rules.table import Result, context, rule
 
 __all__ = ["listed", "windows"]
@@ -114,7 +117,7 @@ def max_pool(x: Moments, kernel: Any, stride: Any = (), padding: Any = 0, dilati
     """Maximum over windows: y = f(max u) for an increasing f."""
     name = context().node.op.split("max_pool")[1]
     n, out = int(name[0]), context().shapes[0]
-    made = maximum(x, windows(x.shape[-n:], out[-n:], kernel, stride, padding, dilation))
+    made = _maximum_of_pieces(x, windows(x.shape[-n:], out[-n:], kernel, stride, padding, dilation))
     return (made, Moments.iid(out, 0.0, 0.0)) if "with_indices" in name else made
 
 
@@ -122,7 +125,7 @@ def max_pool(x: Moments, kernel: Any, stride: Any = (), padding: Any = 0, dilati
 def adaptive_max_pool(x: Moments, size: Any) -> Result:
     """Maximum over windows that divide the map."""
     n, out = int(context().node.op.split("max_pool")[1][0]), context().shapes[0]
-    return maximum(x, [adaptive_taps(x.shape[-n + i], out[-n + i]) for i in range(n)]), Moments.iid(out, 0.0, 0.0)
+    return _maximum_of_pieces(x, [adaptive_taps(x.shape[-n + i], out[-n + i]) for i in range(n)]), Moments.iid(out, 0.0, 0.0)
 
 
 def adaptive_taps(n: int, out: int) -> Taps:
@@ -132,6 +135,22 @@ def adaptive_taps(n: int, out: int) -> Taps:
     for p, (a, b) in enumerate(bounds):
         index[: b - a, p] = np.arange(a, b)
     return Taps(index, n)
+
+
+def _maximum_of_pieces(x: Moments, taps: Sequence[Taps]) -> Moments | Unknown:
+    """The maximum of a concatenation of channels is the concatenation of the maxima."""
+
+    def of_piece(p: Moments) -> Moments:
+        return maximum(p, taps)
+
+    found = each_piece(of_piece, x) if telling(x) and _beside(x, len(taps)) else None
+    return maximum(x, taps) if found is None else cat(found[1], found[0])
+
+
+def _beside(x: Moments, n: int) -> bool:
+    """Whether x is made of pieces along a dimension that is not pooled (the last n are)."""
+    p = pieces_of(x)
+    return p is not None and p.dim < len(x.shape) - n
 
 
 def maximum(x: Moments, taps: Sequence[Taps]) -> Moments:
@@ -191,14 +210,29 @@ def max_pool_backward(
 ) -> Result:
     """The cotangent of every window at its largest entry."""
     n = 2 if "2d" in context().node.op else 3
-    return placed_at_maxima(grad, x, windows(x.shape[-n:], grad.shape[-n:], kernel, stride, padding, dilation))
+    return _placed_in_pieces(grad, x, windows(x.shape[-n:], grad.shape[-n:], kernel, stride, padding, dilation))
 
 
 @rule("aten.adaptive_max_pool2d_backward", "aten.adaptive_max_pool3d_backward")
 def adaptive_max_pool_backward(grad: Moments, x: Moments, indices: Any) -> Result:
     """The cotangent of every window at its largest entry."""
     n = 2 if "2d" in context().node.op else 3
-    return placed_at_maxima(grad, x, [adaptive_taps(x.shape[-n + i], grad.shape[-n + i]) for i in range(n)])
+    return _placed_in_pieces(grad, x, [adaptive_taps(x.shape[-n + i], grad.shape[-n + i]) for i in range(n)])
+
+
+def _placed_in_pieces(grad: Moments, x: Moments, taps: Sequence[Taps]) -> Moments | Unknown:
+    """Of a concatenation, the law of every piece given the values of that piece."""
+    whole = placed_at_maxima(grad, x, taps)
+    p = pieces_of(x)
+    if p is None or not _beside(x, len(taps)) or not telling(x) or isinstance(whole, Unknown):
+        return whole
+    parts: list[Moments] = []
+    for start, stop in pairwise(p.cuts):
+        made = placed_at_maxima(cut(grad, p.dim, start, stop), cut(x, p.dim, start, stop), taps)
+        if isinstance(made, Unknown):
+            return whole
+        parts.append(made)
+    return made_of(whole, p.dim, parts)
 
 
 def placed_at_maxima(grad: Moments, x: Moments, taps: Sequence[Taps]) -> Moments | Unknown:

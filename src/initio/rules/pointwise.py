@@ -11,8 +11,10 @@ from initio.core.algebra import add, apply, broadcast, joint, multiply, scalar_v
 from initio.core.functions import DERIVATIVES, FUNCTIONS
 from initio.core.moments import Moments, Unknown, worst
 from initio.core.overlap import summed
+from initio.core.pieces import each_piece, made_of
 from initio.core.scalar import Scalar, power
 from initio.rules.scatter import assembled
+from initio.rules.structure import join
 from initio.rules.table import Result, context, rule
 
 __all__ = ["derivative"]
@@ -174,9 +176,25 @@ def add_(x: Operand, y: Operand, *, alpha: float = 1.0) -> Result:
         if whole is not None:
             return whole
     out = add(_tensor(x), _tensor(y), a, b)
-    if isinstance(out, Moments) and isinstance(x, Moments) and isinstance(y, Moments):
-        out = summed(out, x, y, a, b)
+    if isinstance(x, Moments) and isinstance(y, Moments):
+        if isinstance(out, Moments):
+            out = summed(out, x, y, a, b)
+        out = _in_pieces(out, x, y, a, b)
     return _keep_mask(out, x, y)
+
+
+def _in_pieces(whole: Moments | Unknown, x: Moments, y: Moments, a: float, b: float) -> Moments | Unknown:
+    """a x + b y, of which the pieces of x and y are known better than the whole."""
+
+    def sum_(s: Moments, t: Moments) -> Moments | Unknown:
+        return add(s, t, a, b)
+
+    found = each_piece(sum_, x, y)
+    if found is None:
+        return whole
+    d, parts = found
+    made = join(parts, d) if isinstance(whole, Unknown) else whole
+    return whole if isinstance(made, Unknown) else made_of(made, d, parts)
 
 
 def _keep_mask(out: Moments | Unknown, *inputs: Any) -> Moments | Unknown:

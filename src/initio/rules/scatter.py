@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from initio.core.axes import Taps
 from initio.core.moments import Moments, Unknown
+from initio.core.pieces import Pieces, gap
 from initio.rules.structure import cat, stack
 from initio.rules.table import Result, rule
 
 __all__ = ["assembled", "placed"]
-
-
-@dataclass(frozen=True, eq=False)
-class Pieces:
-    """Tensors that fill the ranges `range(start, stop, step)` of one dimension; the rest is 0."""
-
-    dim: int
-    size: int
-    parts: tuple[tuple[range, Moments], ...]
 
 
 def placed(x: Moments, dim: int, size: int, indices: Any) -> Moments:
@@ -62,17 +54,13 @@ def _whole(parts: Sequence[tuple[range, Moments]], d: int, size: int) -> Moments
     at = 0
     for r, x in parts:
         if r.start > at:
-            row.append(_gap(x, d, r.start - at))
+            row.append(gap(x, d, r.start - at))
         row.append(x)
         at = r.start + len(r)
     if at < size:
-        row.append(_gap(parts[-1][1], d, size - at))
+        row.append(gap(parts[-1][1], d, size - at))
     made = cat(row, d)
     return made if isinstance(made, Moments) else None
-
-
-def _gap(x: Moments, d: int, width: int) -> Moments:
-    return Moments.iid((*x.shape[:d], width, *x.shape[d + 1 :]), 0.0, 0.0)
 
 
 @rule("aten.slice_backward")

@@ -14,6 +14,7 @@ from initio.core.algebra import joint, same_axes, scale, swap
 from initio.core.axes import Axis, Taps, axis
 from initio.core.moments import Cross, Factor, Moments, Unknown, View, worst
 from initio.core.overlap import marked, overlap_of
+from initio.core.pieces import MOST, between, cut, flat, made_of, permuted, reshaped
 from initio.rules.table import context, rule
 
 __all__: list[str] = []
@@ -53,7 +54,9 @@ def _mask_reshaped(x: Moments, shape: tuple[int, ...]) -> dict[str, Any]:
             extra["mask_lost"] = True
     extra.pop("known", None)
     extra.pop("terms", None)
-    return extra
+    pieces = reshaped(x, shape) if "pieces" in extra else None
+    extra.pop("pieces", None)
+    return extra if pieces is None else {**extra, "pieces": pieces}
 
 
 @rule(
@@ -96,7 +99,7 @@ def as_strided(x: Moments, size: Sequence[int], stride: Sequence[int], offset: i
 def permute(x: Moments, dims: Sequence[int]) -> Moments:
     """Dimensions reordered."""
     order = [d % len(x.dims) for d in dims]
-    made = x.permute(order)
+    made = permuted(x, order, x.permute(order)) if "pieces" in x.extra else x.permute(order)
     if "mixed" in x.extra:
         swapped = len(order) > 1 and order.index(len(order) - 1) < order.index(len(order) - 2)
         made = replace(made, extra={**made.extra, "mixed": x.extra["mixed"].turned() if swapped else x.extra["mixed"]})
@@ -178,7 +181,7 @@ def slice_(x: Moments, dim: int = 0, start: int | None = None, end: int | None =
     if context().node.op.startswith("aten.narrow"):
         end = (start or 0) + (end or 0)
     window = slice(start, end, step).indices(x.shape[d])
-    made = x.take(d, np.arange(*window), (window[0], step))
+    made = cut(x, d, window[0], window[1]) if step == 1 else x.take(d, np.arange(*window), (window[0], step))
     if "mask" in x.extra:
         return replace(made, extra={**made.extra, "mask": np.take(np.broadcast_to(x.extra["mask"], x.shape), np.arange(*window), axis=d)})
     return made
@@ -191,7 +194,7 @@ def split(x: Moments, sizes: Any, dim: int = 0) -> tuple[Moments, ...]:
     out: list[Moments] = []
     at = 0
     for shape in context().shapes:
-        out.append(x.take(d, np.arange(at, at + shape[d]), (at, 1)))
+        out.append(cut(x, d, at, at + shape[d]))
         at += shape[d]
     return tuple(out)
 
@@ -236,7 +239,10 @@ def cat(tensors: Sequence[Moments], dim: int = 0) -> Moments | Unknown:
     tiled = _tiles(parts, d)
     if tiled is not None:
         return tiled
-    return join(parts, d)
+    made = join(parts, d)
+    if isinstance(made, Unknown) and len(parts) < len(finer := flat(parts, d)) <= MOST:
+        parts, made = finer, join(finer, d)
+    return made if isinstance(made, Unknown) else made_of(made, d, parts)
 
 
 @rule("aten.stack")
@@ -275,7 +281,8 @@ def join(parts: Sequence[Moments], d: int) -> Moments | Unknown:
         odd &= x.odd if x.total_second else -1
         for m in range(n):
             y = xs[m]
-            cross = _cross_parts(y, x, i)
+            cross = between(parts[m], parts[n], d)
+            cross = _cross_parts(y, x, i) if cross is None or cross.shape[2:] != block.shape[2:] else cross
             if cross is None:
                 return Unknown("concatenated tensors depend on each other in a way that is not tracked")
             block[offsets[m] : offsets[m + 1], offsets[n] : offsets[n + 1]] = cross
@@ -335,7 +342,7 @@ def _joined_cross(xs: Sequence[Moments], i: int, axes: Sequence[Axis]) -> tuple[
                 blocks.append(part[local[p] * k + local[q]])
             else:
                 blocks.append(part[local[p] * k : (local[p] + 1) * k].mean(axis=0))
-        out.append(Cross(c.id, replace(c.view, offset=origin), np.stack(blocks, axis=i)))
+        out.append(Cross(c.id, replace(c.view, offset=origin, kinds=False), np.stack(blocks, axis=i)))
     return tuple(out)
 
 
