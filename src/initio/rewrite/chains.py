@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from initio.rewrite.layers import CONVOLUTIONS, Activation, Spec
+from initio.rewrite.scene import hooked
 
 __all__ = ["Chain", "Group", "find", "replace"]
 
@@ -59,14 +60,18 @@ class Group:
         return self.merge, tuple(chain.layers for chain in self.chains), tuple(len(chain.links) for chain in self.chains)
 
 
-def find(graph: fx.Graph, modules: Mapping[str, nn.Module], notes: dict[str, str]) -> list[Group]:
-    """Every group of at least two chains; `notes` gets the modules that stopped a chain which is random or depends on the batch."""
+def find(graph: fx.Graph, modules: Mapping[str, nn.Module], notes: dict[str, str], obstacles: Mapping[str, str]) -> list[Group]:
+    """Every group of at least two chains. `obstacles` are layers that must stay, with the reason.
+
+    `notes` gets what stopped a chain: obstacles, random modules, statistics of the batch.
+    """
+    walk = _Walk(modules, notes, obstacles)
     found: list[Group] = []
     for node in graph.nodes:
         for merge, leaves, between in _merges(node):
             chains: dict[Any, list[tuple[Chain, Any]]] = {}
             for leaf in leaves:
-                chain, source = _back(leaf, modules, notes)
+                chain, source = walk.back(leaf)
                 if chain is not None and leaves.count(leaf) == 1:
                     chains.setdefault((source, _form(chain, modules)), []).append((chain, leaf))
             for (source, form), members in chains.items():
@@ -139,43 +144,54 @@ def _terms(root: fx.Node) -> tuple[list[Any], tuple[fx.Node, ...]]:
     return terms, tuple(between)
 
 
-def _back(leaf: Any, modules: Mapping[str, nn.Module], notes: dict[str, str]) -> tuple[Chain | None, Any]:
-    """The chain that ends in a leaf, as far back as only the chain itself reads its values."""
-    links: list[str | Activation] = []
-    nodes: list[fx.Node] = []
-    node = leaf
-    while isinstance(node, fx.Node) and len(node.users) == 1 and node.args and isinstance(node.args[0], fx.Node):
-        link = _link(node, modules, notes)
-        if link is None:
-            break
-        links.append(link)
-        nodes.append(node)
-        node = node.args[0]
-    while links and not isinstance(links[-1], str):
-        node = nodes.pop()
-        links.pop()
-        node = node.args[0]
-    return (Chain(tuple(reversed(links)), tuple(reversed(nodes))), node) if links and isinstance(node, fx.Node) else (None, node)
+@dataclass(frozen=True)
+class _Walk:
+    modules: Mapping[str, nn.Module]
+    notes: dict[str, str]
+    obstacles: Mapping[str, str]
 
+    def back(self, leaf: Any) -> tuple[Chain | None, Any]:
+        """The chain that ends in a leaf, as far back as only the chain itself reads its values."""
+        links: list[str | Activation] = []
+        nodes: list[fx.Node] = []
+        node = leaf
+        while isinstance(node, fx.Node) and len(node.users) == 1 and node.args and isinstance(node.args[0], fx.Node):
+            link = self.link(node)
+            if link is None:
+                break
+            links.append(link)
+            nodes.append(node)
+            node = node.args[0]
+        while links and not isinstance(links[-1], str):
+            node = nodes.pop()
+            links.pop()
+            node = node.args[0]
+        return (Chain(tuple(reversed(links)), tuple(reversed(nodes))), node) if links and isinstance(node, fx.Node) else (None, node)
 
-def _link(node: fx.Node, modules: Mapping[str, nn.Module], notes: dict[str, str]) -> str | Activation | None:
-    rest, kwargs = tuple(node.args[1:]), tuple(sorted(node.kwargs.items()))
-    if node.op == "call_module":
-        module = modules.get(str(node.target))
-        if rest or kwargs or module is None:
+    def link(self, node: fx.Node) -> str | Activation | None:
+        rest, kwargs = tuple(node.args[1:]), tuple(sorted(node.kwargs.items()))
+        if node.op == "call_module":
+            module = self.modules.get(str(node.target))
+            if rest or kwargs or module is None:
+                return None
+            if hooked(module):
+                self.notes[str(node.target)] = "it has hooks"
+                return None
+            if str(node.target) in self.obstacles:
+                self.notes[str(node.target)] = self.obstacles[str(node.target)]
+                return None
+            if type(module) in (nn.Linear, *CONVOLUTIONS):
+                return str(node.target)
+            if type(module) in MODULES:
+                return Activation(module)
+            if isinstance(module, RANDOM):
+                self.notes[str(node.target)] = f"{type(module).__name__} draws for each path on its own"
+            elif isinstance(module, nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUsage]
+                self.notes[str(node.target)] = "a batch norm in training mode depends on the batch; folded in evaluation mode"
             return None
-        if type(module) in (nn.Linear, *CONVOLUTIONS):
-            return str(node.target)
-        if type(module) in MODULES:
-            return Activation(module)
-        if isinstance(module, RANDOM):
-            notes[str(node.target)] = f"{type(module).__name__} draws for each path on its own"
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUsage]
-            notes[str(node.target)] = "a batch norm in training mode depends on the batch; folded in evaluation mode"
-        return None
-    plain = all(isinstance(value, (int, float, str, bool, type(None))) for value in (*rest, *(v for _, v in kwargs)))
-    known = (node.op == "call_function" and node.target in FUNCTIONS) or (node.op == "call_method" and node.target in METHODS)
-    return Activation(node.target, rest, kwargs) if known and plain else None
+        plain = all(isinstance(value, (int, float, str, bool, type(None))) for value in (*rest, *(v for _, v in kwargs)))
+        known = (node.op == "call_function" and node.target in FUNCTIONS) or (node.op == "call_method" and node.target in METHODS)
+        return Activation(node.target, rest, kwargs) if known and plain else None
 
 
 def _form(chain: Chain, modules: Mapping[str, nn.Module]) -> tuple[Any, ...] | None:

@@ -36,7 +36,10 @@ def folds(scene: Scene) -> Iterator[Change]:
         linear = isinstance(second, nn.Linear)
         if linear and not isinstance(layer, nn.Linear):
             continue
-        if not (scene.free(path) & scene.free(after.module)):
+        rank, dims = Spec.of(layer).rank, len(scene.record.values[call.outputs[0]].shape)
+        if not linear and dims != rank + 2:
+            continue
+        if not (scene.all_free([path, after.module])):
             continue
         if linear and (layer.training or second.training):
             scene.leave(after.module, "a linear layer behind a linear one trains otherwise than their product; folded in evaluation mode")
@@ -53,11 +56,8 @@ def folds(scene: Scene) -> Iterator[Change]:
 
 
 def _norm(scene: Scene, path: str, layer: Any, behind: str, norm: Any) -> Change:
-    spec, eps, counted = Spec.of(layer), norm.eps, norm.num_batches_tracked is not None
-    names = ["running_mean", "running_var", *(["weight", "bias"] if norm.affine else [])]
-    old_norm = {name: getattr(norm, name).detach().clone() for name in [*names, *(["num_batches_tracked"] if counted else [])]}
-    tensors = [f"{path}.weight", *([f"{path}.bias"] if layer.bias is not None else []), *(f"{behind}.{name}" for name in old_norm)]
-    weight_before = layer.weight.detach().clone()
+    spec, eps = Spec.of(layer), norm.eps
+    state = {f"{p}.{k}": v.detach().clone() for p, m in ((path, layer), (behind, norm)) for k, v in m.state_dict().items()}
 
     def scale(state: State) -> Tensor:
         inverse = (state[f"{behind}.running_var"] + eps).rsqrt()
@@ -79,12 +79,15 @@ def _norm(scene: Scene, path: str, layer: Any, behind: str, norm: Any) -> Change
         return {"weight": weight * s.reshape(-1, *(1,) * (weight.dim() - 1)), "bias": shift * s + held.get(f"{behind}.bias", 0.0)}
 
     def unfold(new: State) -> State:
-        statistics = {f"{behind}.{name}": tensor.to(new["weight"].device) for name, tensor in old_norm.items()}
-        s = scale(statistics).to(new["weight"].dtype)
+        given = {name: tensor.to(new["weight"]) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        if _equal(fold(given), new):
+            return given
+        statistics = {name: tensor for name, tensor in given.items() if name.startswith(f"{behind}.")}
+        s = scale(statistics)
         wide = s.reshape(-1, *(1,) * (new["weight"].dim() - 1))
         if bool(((wide == 0) & (new["weight"] != 0)).any()):
             raise ValueError(f"{behind} has scales of exactly 0, behind which {path} cannot give the weights of this state dict")
-        weight = torch.where(wide == 0, weight_before.to(new["weight"]), new["weight"] / wide)
+        weight = torch.where(wide == 0, given[f"{path}.weight"], new["weight"] / wide)
         result = {f"{path}.weight": weight, **statistics}
         free = torch.where(s == 0, torch.zeros_like(s), (new["bias"] - statistics.get(f"{behind}.bias", torch.zeros_like(s))) / s)
         if layer.bias is not None:
@@ -96,17 +99,13 @@ def _norm(scene: Scene, path: str, layer: Any, behind: str, norm: Any) -> Change
         return result
 
     def apply(model: nn.Module) -> None:
-        made = _like(
-            layer, {f"{path}.{k}": v for k, v in layer.state_dict().items()} | {f"{behind}.{k}": v for k, v in old_norm.items()}, fold
-        )
-        model.set_submodule(path, made)
+        model.set_submodule(path, _like(layer, state, fold))
         model.set_submodule(behind, nn.Identity().train(norm.training))
 
-    state = {f"{path}.{k}": v for k, v in layer.state_dict().items()} | {f"{behind}.{k}": v for k, v in old_norm.items()}
     x = scene.record.values[scene.calls[path][0].inputs[0]].shape
-    form = ("conv-bn", spec, tuple(weight_before.shape), tuple(x), layer.bias is None, norm.affine)
+    form = ("conv-bn", spec, tuple(layer.weight.shape), tuple(x), layer.bias is None, norm.affine)
     return Change(
-        "conv-bn", (path, behind), path, tuple(tensors), _like(layer, state, fold), before, fold, unfold, apply, path, form
+        "conv-bn", (path, behind), path, tuple(state), _like(layer, state, fold), before, fold, unfold, apply, path, form
     )  # fmt: skip
 
 
@@ -128,25 +127,27 @@ def _linear(scene: Scene, path: str, first: Any, behind: str, second: Any) -> Ch
 
     def unfold(new: State) -> State:
         old = {name: tensor.to(new["weight"]) for name, tensor in given.items()}
-        if _close(fold(old), new):
+        if _equal(fold(old), new):
             return old
-        a, b = old[f"{path}.weight"].double(), old[f"{behind}.weight"].double()
-        bias = new["bias"].double() if biased else None
-        if a.shape[0] >= a.shape[1]:  # W₁ has a left inverse
-            b = new["weight"].double() @ torch.linalg.pinv(a)
+        # The smallest change of one factor that accounts for the change of the product.
+        wanted = {name: tensor.double() for name, tensor in new.items()}
+        made = {name: tensor.double() for name, tensor in old.items()}
+        a, b = f"{path}.weight", f"{behind}.weight"
+        gap = wanted["weight"] - made[b] @ made[a]
+        if made[a].shape[0] < made[a].shape[1] and made[b].shape[0] <= made[b].shape[1]:
+            made[a] = made[a] + torch.linalg.pinv(made[b]) @ gap
         else:
-            a = torch.linalg.pinv(b) @ new["weight"].double()
-        made = {f"{path}.weight": a, f"{behind}.weight": b}
-        if bias is not None and f"{behind}.bias" in old:
-            own = old[f"{path}.bias"].double() if f"{path}.bias" in old else None
-            made |= {f"{behind}.bias": bias if own is None else bias - b @ own}
-            made |= {} if own is None else {f"{path}.bias": own}
-        elif bias is not None:
-            made[f"{path}.bias"] = torch.linalg.pinv(b) @ bias
+            made[b] = made[b] + gap @ torch.linalg.pinv(made[a])
+        if biased:
+            gap = wanted["bias"] - fold(made)["bias"]
+            if f"{behind}.bias" in made:
+                made[f"{behind}.bias"] = made[f"{behind}.bias"] + gap
+            else:
+                made[f"{path}.bias"] = made[f"{path}.bias"] + torch.linalg.pinv(made[b]) @ gap
         made = {name: tensor.to(new["weight"].dtype) for name, tensor in made.items()}
         if not _close(fold({k: v.double() for k, v in made.items()}), new):
             raise ValueError(
-                f"no weights of {path} and {behind} have the product at {path}: its rank is more than {a.shape[0]}, the width between"
+                f"no weights of {path} and {behind} have the product at {path}: its rank is more than {first.weight.shape[0]}, the width between"
             )
         return made
 
@@ -171,6 +172,10 @@ def _like(layer: Any, state: State, fold: Any) -> nn.Module:
         made = type(layer)(layer.in_channels, layer.out_channels, *window, bias=True, **place)
     made.load_state_dict(folded)
     return made.requires_grad_(layer.weight.requires_grad).train(layer.training)
+
+
+def _equal(found: State, expected: State) -> bool:
+    return all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def _close(found: State, expected: State) -> bool:

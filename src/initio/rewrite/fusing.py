@@ -1,5 +1,5 @@
 """`fuse`: find, prove, time, replace."""
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ STAGES = (("conv-bn", "linear-linear"), ("chains",), ("branches", "qkv"))
 TOLERANCE = 1e-9
 """Largest relative difference in float64 that counts as equal: far above the rounding of sums, far below any mistake."""
 PASSES = 8
+LEAST = 1.05
+"""Speed-ups below this are not told from noise."""
 
 
 def fuse(
@@ -36,7 +38,7 @@ def fuse(
     inputs: Any,
     *,
     kinds: Sequence[str] = KINDS,
-    least: float = 1.0,
+    least: float = LEAST,
     timer: Timer = speed_up,
     tolerance: float = TOLERANCE,
 ) -> Fused:
@@ -120,6 +122,10 @@ class _Fusion:
                 for _ in range(PASSES):
                     if not self._pass(stage):
                         break
+        for name, parameter in self.original.named_parameters():
+            if parameter._backward_hooks:
+                path, _, own = name.rpartition(".")
+                self.left.setdefault(path, Left(path, f"a hook on {own} stays with the given model: tensors are copied without hooks"))
         left = [each for each in self.left.values() if not any(r.kept and each.path in r.modules for r in self.judged.values())]
         maps: list[StateMap] = [(change.forward_map, change.backward_map) for change in self.changes]
         keys = tuple(self.original.state_dict())
@@ -127,7 +133,7 @@ class _Fusion:
 
     def _pass(self, stage: tuple[str, ...]) -> bool:
         """Apply what is found, proven and faster; whether anything was."""
-        scene = Scene.look(self.copy, self.args, self.kwargs)
+        scene = Scene.look(self.copy, self.args, self.kwargs, dict(self.original.named_modules()))
         found = [c for c in self._found(stage, scene) if c.kind in self.kinds and (c.kind, c.modules) not in self.judged]
         self.left = {**scene.left, **self.left}
         entered = self._entering([change.entering for change in found]) if found else {}

@@ -16,7 +16,7 @@ from initio.rewrite.chains import Chain, Group, find, replace
 from initio.rewrite.change import Change
 from initio.rewrite.layers import Activation, ParallelChains, Spec
 from initio.rewrite.result import State
-from initio.rewrite.scene import Scene
+from initio.rewrite.scene import LAYERS, Scene
 
 __all__ = ["paths"]
 
@@ -47,24 +47,21 @@ def paths(scene: Scene, given: Callable[[list[str]], Given]) -> Iterator[Change]
             continue
         inside = dict(module.named_modules())
         notes: dict[str, str] = {}
-        found = {mode: find(graph, inside, notes) for mode, graph in graphs.items()}
+        layers = [name for name, each in inside.items() if name and isinstance(each, LAYERS)]
+        blocked = {name: scene.obstacle(f"{path}.{name}" if path else name) for name in layers}
+        obstacles = {name: reason for name, reason in blocked.items() if reason is not None}
+        found = {mode: find(graph, inside, notes, obstacles) for mode, graph in graphs.items()}
         other = {group.key for group in found[not module.training]}
         for group in found[module.training]:
             prefix = f"{path}." if path else ""
             members = [prefix + layer for chain in group.chains for layer in chain.layers]
             if group.key not in other:
                 scene.leave(path, "its paths differ between training and evaluation mode")
-            elif _all_free(scene, members) and _axis_fits(scene, group, members[0], inside):
-                yield _change(scene, path, inside, group, arguments.get(path, {}))
+            elif _axis_fits(scene, group, members[0], inside):
+                yield _change(scene, path, inside, group, arguments.get(path, {}), obstacles)
         for target, reason in notes.items():
             if count >= FEWEST:
                 scene.leave(f"{path}.{target}" if path else target, reason)
-
-
-def _all_free(scene: Scene, members: list[str]) -> bool:
-    """Whether every member may be rewritten; each that may not is noted."""
-    blocked = [member for member in members if not scene.free(member)]
-    return not blocked
 
 
 def _axis_fits(scene: Scene, group: Group, first: str, inside: Mapping[str, nn.Module]) -> bool:
@@ -77,7 +74,9 @@ def _axis_fits(scene: Scene, group: Group, first: str, inside: Mapping[str, nn.M
     return group.merge == "sum" or axis % dims == dims - 1 - rank
 
 
-def _change(scene: Scene, path: str, inside: Mapping[str, nn.Module], group: Group, given: Mapping[str, Any]) -> Change:
+def _change(
+    scene: Scene, path: str, inside: Mapping[str, nn.Module], group: Group, given: Mapping[str, Any], obstacles: Mapping[str, str]
+) -> Change:
     prefix = f"{path}." if path else ""
     merge = "sum" if group.merge == "sum" else "cat"
     chains, first = group.chains, group.chains[0]
@@ -111,7 +110,7 @@ def _change(scene: Scene, path: str, inside: Mapping[str, nn.Module], group: Gro
         graphs = tracing.trace(holder, given)
         mine = dict(holder.named_modules())
         for graph in graphs.values():
-            replace(graph, next(each for each in find(graph, mine, {}) if each.key == group.key), name)
+            replace(graph, next(each for each in find(graph, mine, {}, obstacles) if each.key == group.key), name)
         holder.add_module(name, module)
         tracing.install(holder, graphs)
         used = {str(node.target) for graph in graphs.values() for node in graph.nodes if node.op in ("call_module", "get_attr")}

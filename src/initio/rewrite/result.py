@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from initio.core.plain import dumps
 
-__all__ = ["SCHEMA", "Fused", "Left", "Proof", "Rewrite", "State"]
+__all__ = ["SCHEMA", "Fused", "Left", "Proof", "Rewrite", "State", "StateMap", "shortened"]
 
 SCHEMA = "initio.fuse/1"
 State = dict[str, Tensor]
@@ -112,7 +112,10 @@ class Fused:
             time = "" if r.ratio is None else f" {r.ratio:.2f}x"
             verdict = f"kept as {r.into or '(model)'}" if r.kept else f"not kept: {r.reason}"
             lines.append(f"  {r.kind:<{width}} {shortened(r.modules)}: {r.proof.worst:.1e}{time}, {verdict}")
-        lines += [f"  left {each.path or '(model)'}: {each.reason}" for each in self.left]
+        reasons: dict[str, list[str]] = {}
+        for each in self.left:
+            reasons.setdefault(each.reason, []).append(each.path or "(model)")
+        lines += [f"  left {shortened(tuple(paths))}: {reason}" for reason, paths in reasons.items()]
         return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ from initio.core.record import Call, Node, Record
 from initio.rewrite.layers import CONVOLUTIONS
 from initio.rewrite.result import Left
 
-__all__ = ["Scene", "drawn", "floating", "hooked"]
+__all__ = ["LAYERS", "Scene", "drawn", "floating", "hooked"]
 
 HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
@@ -31,18 +31,22 @@ LAYERS = (nn.Linear, *CONVOLUTIONS)
 
 @dataclass
 class Scene:
-    """`calls` holds the calls of each module by its path; `left` collects what was passed over."""
+    """`calls` holds the calls of each module by its path; `left` collects what was passed over.
+
+    `originals` are the modules of the given model: hooks on tensors are not copied with them.
+    """
 
     model: nn.Module
     record: Record
     modules: Mapping[str, nn.Module]
     calls: Mapping[str, list[Call]]
+    originals: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
     left: dict[str, Left] = field(default_factory=dict[str, Left])
     _tied: set[int] = field(default_factory=set[int])
     _readers: dict[int, list[Node]] = field(default_factory=dict[int, "list[Node]"])
 
     @classmethod
-    def look(cls, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Scene:
+    def look(cls, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], originals: Mapping[str, nn.Module]) -> Scene:
         """Record a forward pass in the model's mode.
 
         Raises:
@@ -61,7 +65,7 @@ class Scene:
         names: dict[int, int] = {}
         for _, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
             names[id(tensor)] = names.get(id(tensor), 0) + 1
-        scene = cls(model, found, dict(model.named_modules()), calls)
+        scene = cls(model, found, dict(model.named_modules()), calls, originals)
         scene._tied = {key for key, count in names.items() if count > 1}
         for node in found.nodes:
             if node.phase == "forward":
@@ -110,7 +114,7 @@ class Scene:
             return "its parameters are parametrized"
         if type(module) not in LAYERS and type(module).__module__.partition(".")[0] != "torch":
             return f"{type(module).__name__} is a subclass, whose function may be another"
-        if hooked(module):
+        if hooked(module) or (path in self.originals and hooked(self.originals[path])):
             return "it has hooks"
         if any(id(tensor) in self._tied for tensor in (*module.parameters(), *module.buffers())):
             return "its weights are shared with another module"
@@ -125,6 +129,11 @@ class Scene:
         ):
             return "its weights are computed, not parameters"
         return None
+
+    def all_free(self, paths: Iterable[str]) -> bool:
+        """Whether all may be rewritten; each that may not is noted."""
+        blocked = [path for path in paths if not self.free(path)]
+        return not blocked
 
     def free(self, path: str) -> bool:
         """Whether a module may be rewritten; noted if not."""

@@ -7,6 +7,7 @@ and control flow.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,10 @@ from torch.nn.utils import parametrize
 from initio.rewrite.scene import hooked
 
 __all__ = ["UntraceableError", "install", "trace"]
+
+
+GRAPHS = "_initio_graphs"
+"""Attribute of a class whose forward was installed."""
 
 
 class UntraceableError(ValueError):
@@ -37,6 +42,9 @@ def trace(module: nn.Module, given: Mapping[str, Any]) -> dict[bool, fx.Graph]:
     Raises:
         UntraceableError: the forward depends on contents, has starred arguments, or does what fx cannot follow.
     """
+    known: Mapping[bool, fx.Graph] | None = getattr(type(module), GRAPHS, None)
+    if known is not None:
+        return {mode: copy.deepcopy(graph) for mode, graph in known.items()}
     signature = inspect.signature(module.forward)
     kinds = inspect.Parameter
     if any(p.kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD, kinds.KEYWORD_ONLY) for p in signature.parameters.values()):
@@ -68,7 +76,9 @@ def install(module: nn.Module, graphs: Mapping[bool, fx.Graph]) -> None:
         return forwards[self.training](self, *bound.args)
 
     forward.__doc__, forward.__signature__ = former.forward.__doc__, inspect.signature(former.forward)  # pyright: ignore[reportFunctionMemberAccess]
-    made = type(former.__name__, (former,), {"forward": forward, "__module__": former.__module__, "__doc__": former.__doc__})
+    made = type(
+        former.__name__, (former,), {"forward": forward, "__module__": former.__module__, "__doc__": former.__doc__, GRAPHS: graphs}
+    )
     module.__class__ = made
 
 
