@@ -130,6 +130,7 @@ def _calls(function: ast.FunctionDef) -> Iterator[tuple[ast.Call, str]]:
     applied = {id(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
     callees = {node.func.id for node in ast.walk(function) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     names: dict[int, str] = {}
+    tensors |= {f"{name}()" for node in ast.walk(function) for name in _layers(node)}
     for node in ast.walk(function):
         if isinstance(node, ast.Assign):
             targets = [part for target in node.targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
@@ -146,6 +147,20 @@ def _calls(function: ast.FunctionDef) -> Iterator[tuple[ast.Call, str]]:
             yield node, kind
 
 
+def _layers(node: ast.AST) -> Iterator[str]:
+    """The names that a loop over what the module holds, or an assignment of it, gives to layers."""
+    if isinstance(node, (ast.For, ast.comprehension)):
+        target, value = node.target, node.iter
+        held = any(isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "self" for n in ast.walk(value))
+    elif isinstance(node, ast.Assign):
+        target, value = node.targets[0], node.value
+        held = isinstance(value, (ast.Attribute, ast.Subscript)) and ast.unparse(value).startswith("self.")
+    else:
+        return
+    if held:
+        yield from (name.id for name in ast.walk(target) if isinstance(name, ast.Name))
+
+
 def _torch_class(function: ast.expr) -> str | None:
     if isinstance(function, ast.Attribute) and function.attr in FUNCTIONS:
         return function.attr if ast.unparse(function.value) in ("nn", "torch.nn") else None
@@ -160,7 +175,8 @@ def _is_tensor(value: ast.expr, tensors: set[str]) -> bool:
         inner = value.func
         if _torch_class(inner) is not None:
             return any(_is_tensor(argument, tensors) for argument in value.args)
-        own = isinstance(inner, ast.Attribute) and ast.unparse(inner).startswith("self.")
+        own = isinstance(inner, (ast.Attribute, ast.Subscript)) and ast.unparse(inner).startswith("self.")
+        own = own or (isinstance(inner, ast.Name) and f"{inner.id}()" in tensors)
         method = isinstance(inner, ast.Attribute) and _is_tensor(inner.value, tensors) and inner.attr not in ("size", "dim", "numel")
         function = isinstance(inner, ast.Attribute) and ast.unparse(inner.value) in ("F", "torch", "nn.functional", "torch.nn.functional")
         return (own or method or function) and (method or any(_is_tensor(argument, tensors) for argument in value.args))

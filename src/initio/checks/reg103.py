@@ -74,7 +74,7 @@ def tensor_should_be_buffer(context: Context) -> Iterator[Found]:
             source=context.assigned(owner, attribute) or tensors[0].source,
             evidence={"tensors": len(tensors), "entries": entries, "attribute": attribute},
             remedy=f'Register it: self.register_buffer("{attribute}", ..., persistent=False).',
-            fix=None if tensors[0].container else Fix(f"Register self.{attribute} as a buffer", "unsafe"),
+            fix=None if tensors[0].container else Fix(f"Register self.{attribute} as a buffer", "safe"),
             entity=attribute,
             group=f"{context.kind(owner)}.{attribute}",
         )

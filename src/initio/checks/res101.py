@@ -79,7 +79,7 @@ def inplace_corrupts_skip(context: Context) -> Iterator[Found]:
             source=place(context, node.module, node),
             evidence={"operation": node.op, "read": str(reader.source or reader.op)},
             remedy="Use inplace=False (or the operation without underscore) here.",
-            fix=Fix("inplace=False", "safe"),
+            fix=Fix("inplace=False", "unsafe"),
             also=(reader.module,) if reader.module and reader.module != node.module else (),
             entity=node.op,
             group=str(place(context, node.module, node)),

@@ -11,9 +11,9 @@ from initio.core.errors import InitioError
 
 if TYPE_CHECKING:
     from initio.core.report import Report
-    from initio.core.settings import Settings
+    from initio.core.settings import Settings, TargetSettings
 
-__all__ = ["Request", "gather", "render", "settings"]
+__all__ = ["Request", "configured", "gather", "render", "settings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +75,19 @@ def _requests(request: Request, given: Settings, examples: Callable[[], Iterable
     for name in [request.target] if request.target is not None else known:
         each = known.get(name)
         if each is not None:
-            args = [*(f"{key}={value!r}" if not isinstance(value, str) else f"{key}={value}" for key, value in each.args.items())]
-            found.append(
-                replace(
-                    request, target=name, inputs=request.inputs or _texts(each.inputs), args=[*args, *(request.args or ())],
-                    loss=request.loss or each.loss, evaluate=request.evaluate or each.eval,
-                )
-            )  # fmt: skip
+            found.append(configured(request, each))
         else:
             found.append(replace(request, target=name))
     return found
+
+
+def configured(request: Request, each: TargetSettings) -> Request:
+    """The request for a target of the configuration; the command line goes before it."""
+    args = [*(f"{key}={value!r}" if not isinstance(value, str) else f"{key}={value}" for key, value in each.args.items())]
+    return replace(
+        request, target=each.target, inputs=request.inputs or _texts(each.inputs), args=[*args, *(request.args or ())],
+        loss=request.loss or each.loss, evaluate=request.evaluate or each.eval,
+    )  # fmt: skip
 
 
 def _texts(inputs: Any) -> list[str] | None:
