@@ -462,3 +462,19 @@ def test_buffers_written_in_forward_keep_their_history() -> None:
     (write,) = [n for n in recorded.nodes if n.op == "aten.add_.Tensor"]
     assert recorded.constants[write.mutates[0]].tolist() == [0.0] * 4
     assert any(write.outputs[0] in n.inputs for n in recorded.nodes if n.op == "aten.add.Tensor")
+
+
+def test_gradients_asked_for_inside_the_model() -> None:
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x[:, None]
+            x.requires_grad = True
+            return self.inner(x)
+
+    recorded = record(Asking(), (normal(2, 4, dtype="float32"),))
+    assert recorded.crash is None
+    assert all(p.gradient is not None for p in recorded.parameters)

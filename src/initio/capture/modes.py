@@ -46,6 +46,8 @@ class Events(TorchFunctionMode):
         recorder = self.recorder
         name: str = getattr(func, "__name__", "")
         kwargs = kwargs or {}
+        if name == "__set__" and func == _REQUIRES_GRAD and args[1] is True and args[0].requires_grad:
+            return None  # of an input's leaf in an eager step; here the inputs carry gradients, and what is made of them has one already
         if name in PLAIN:
             return func(*args, **kwargs)
         if args and id(args[0]) in recorder.loose and moves(name, args, kwargs):
@@ -94,6 +96,7 @@ class Events(TorchFunctionMode):
 
 
 _INDEXING = {"__getitem__", "__setitem__"}
+_REQUIRES_GRAD = Tensor.requires_grad.__set__
 
 
 def _values_of(recorder: Recorder, tensor: Tensor) -> Tensor:
