@@ -59,7 +59,7 @@ def split_transform_merge(context: Context) -> Iterator[Found]:
             module=first.where,
             source=place(context, first.where, first.node),
             evidence={"paths": paths, "layers": depth},
-            remedy="Use initio.nn.SplitTransformMerge, which computes the same from one state dict, where it is timed faster.",
+            remedy="initio.rewrite.fuse replaces them, with proof, where that is timed faster: by initio.nn.SplitTransformMerge or grouped layers.",
             fix=Fix("Replace the paths by SplitTransformMerge", "safe"),
             also=tuple(layer.where for chain in group for layer in chain.layers if layer is not first and layer.where),
             entity="paths",

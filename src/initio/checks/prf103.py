@@ -62,7 +62,13 @@ def exact_rewrite(context: Context) -> Iterator[Found]:
         said = f"{len(group)} projections of one input for an attention are one layer with {sum(each.outputs for each in group)} outputs."
         evidence: dict[str, float | int | str] = {"projections": len(group)}
         yield _found(
-            context, group[0].node, said, "Use one packed projection, and split its output.", "packed-projections", evidence, group
+            context,
+            group[0].node,
+            said,
+            "Use one packed projection, and split its output, as initio.rewrite.fuse does.",
+            "packed-projections",
+            evidence,
+            group,
         )
     for each in attentions(context):
         if _written_out(context, each):
@@ -75,7 +81,15 @@ def exact_rewrite(context: Context) -> Iterator[Found]:
             layer = next((ends[value] for value, _ in back(context, node.inputs[0], sole=True) if value in ends), None)
             if layer is not None:
                 said = "in evaluation this batch norm folds into the weights of the convolution before it."
-                yield _found(context, node, said, "Use torch.nn.utils.fuse_conv_bn_eval for deployment.", "conv-bn", {"folds": 1}, [layer])
+                yield _found(
+                    context,
+                    node,
+                    said,
+                    "Fold it for deployment: initio.rewrite.fuse, or torch.nn.utils.fuse_conv_bn_eval.",
+                    "conv-bn",
+                    {"folds": 1},
+                    [layer],
+                )
 
 
 def _found(

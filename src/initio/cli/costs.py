@@ -1,4 +1,4 @@
-"""The commands about cost: count one model, compare two."""
+"""The commands about cost: count one model, compare two, join layers that compute the same as one."""
 
 from __future__ import annotations
 
@@ -87,4 +87,36 @@ def compare(
             sink.write(render.markdown(contrast))
         else:
             render.show(contrast, console(sink))
+    return 0
+
+
+@app.command()
+def fuse(
+    target: commands.TargetOf,
+    inputs: commands.Inputs = None,
+    arg: commands.Args = None,
+    evaluate: commands.Eval = False,
+    kind: Annotated[list[str] | None, typer.Option("--kind", help="conv-bn, linear-linear, chains, branches or qkv; repeat it")] = None,
+    least: Annotated[float, typer.Option("--least", help="The least speed-up that is worth a rewrite")] = 1.05,
+    format: Annotated[commands.Format, typer.Option("--format", "-f", help="Format of the table")] = commands.Format.text,  # noqa: A002
+    output: commands.Output = None,
+) -> int:
+    """Layers that compute the same as fewer: each rewrite proven on the model's weights and timed. Builds and runs the model."""
+    from initio.render import fused as render
+
+    with write(output) as sink:
+        found, given = commands.resolved(target, inputs, arg)
+
+        from torch import nn
+
+        from initio.rewrite import KINDS
+        from initio.rewrite import fuse as run
+
+        model = found.build if isinstance(found.build, nn.Module) else found.build()
+        result = run(model.train(not evaluate), given, kinds=kind or KINDS, least=least)
+        if format is commands.Format.json:
+            sink.write(result.to_json() + "\n")
+        else:
+            proof = result.proof.worst if result.proof is not None else None
+            render.show(result.rows(), result.reasons(), proof, not evaluate, console(sink))
     return 0

@@ -103,19 +103,35 @@ class Fused:
         """JSON text with a `schema` version."""
         return dumps({"schema": SCHEMA, "rewrites": self.rewrites, "left": self.left, "proof": self.proof})
 
+    def rows(self) -> list[tuple[str, str, float, float | None, str]]:
+        """Each rewrite for a table: kind, modules, largest difference, speed-up, and what became of it."""
+        return [
+            (
+                r.kind,
+                shortened(r.modules),
+                r.proof.worst,
+                r.ratio,
+                f"kept as {r.into or '(model)'}" if r.kept else f"not kept: {r.reason}",
+            )
+            for r in self.rewrites
+        ]
+
+    def reasons(self) -> list[tuple[str, str]]:
+        """The modules that were left alone, joined, and why."""
+        reasons: dict[str, list[str]] = {}
+        for each in self.left:
+            reasons.setdefault(each.reason, []).append(each.path or "(model)")
+        return [(shortened(tuple(paths)), reason) for reason, paths in reasons.items()]
+
     def __repr__(self) -> str:
         lines = [f"{len(self.kept)} of {len(self.rewrites)} rewrites kept, {len(self.left)} modules left alone"]
         if self.proof is not None:
             lines[0] += f"; outputs and gradients equal to {self.proof.worst:.1e} (float64)"
         width = max((len(rewrite.kind) for rewrite in self.rewrites), default=0)
-        for r in self.rewrites:
-            time = "" if r.ratio is None else f" {r.ratio:.2f}x"
-            verdict = f"kept as {r.into or '(model)'}" if r.kept else f"not kept: {r.reason}"
-            lines.append(f"  {r.kind:<{width}} {shortened(r.modules)}: {r.proof.worst:.1e}{time}, {verdict}")
-        reasons: dict[str, list[str]] = {}
-        for each in self.left:
-            reasons.setdefault(each.reason, []).append(each.path or "(model)")
-        lines += [f"  left {shortened(tuple(paths))}: {reason}" for reason, paths in reasons.items()]
+        for kind, modules, gap, ratio, verdict in self.rows():
+            time = "" if ratio is None else f" {ratio:.2f}x"
+            lines.append(f"  {kind:<{width}} {modules}: {gap:.1e}{time}, {verdict}")
+        lines += [f"  left {paths}: {reason}" for paths, reason in self.reasons()]
         return "\n".join(lines)
 
 
