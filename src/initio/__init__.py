@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from initio.api import derive as derive
     from initio.api import measure as measure
     from initio.api import sweep as sweep
+    from initio.api import train_eval as train_eval
 
 __version__ = "0.1.0"
 
@@ -29,8 +30,8 @@ def __getattr__(name: str) -> Any:
     """The public names come from `initio.api` on first use, so that importing the package costs nothing."""
     import initio.api
 
-    if name == "sweeps":
-        return importlib.import_module("initio.sweeps")
+    if name in ("init", "sweeps"):
+        return importlib.import_module(f"initio.{name}")
     if name in initio.api.__all__:
         return getattr(initio.api, name)
     raise AttributeError(f"module 'initio' has no attribute {name!r}; it offers {', '.join(initio.api.__all__)}")
