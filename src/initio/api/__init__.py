@@ -3,6 +3,7 @@
 from initio.api.counting import count as count
 from initio.api.derivations import commute as commute
 from initio.api.derivations import derive as derive
+from initio.api.modes import train_eval as train_eval
 from initio.api.steps import Compared as Compared
 from initio.api.steps import analyze as analyze
 from initio.api.steps import check as check
@@ -15,6 +16,7 @@ from initio.core.distribution import Distribution as Distribution
 from initio.core.errors import InitioError as InitioError
 from initio.core.finding import Finding as Finding
 from initio.core.inputs import InputSpec as InputSpec
+from initio.core.modes import TrainEval as TrainEval
 from initio.core.report import Report as Report
 from initio.core.sweeps import Sweep as Sweep
 
@@ -28,6 +30,7 @@ __all__ = [
     "InputSpec",
     "Report",
     "Sweep",
+    "TrainEval",
     "analyze",
     "check",
     "commute",
@@ -36,4 +39,5 @@ __all__ = [
     "derive",
     "measure",
     "sweep",
+    "train_eval",
 ]  # fmt: skip

@@ -134,16 +134,28 @@ def show(
     evaluate: Eval = False,
     nodes: Annotated[bool, typer.Option("--nodes", help="List every operation too")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Only the blocks: gain, and the share of skip and branches")] = False,
+    train_eval: Annotated[bool, typer.Option("--train-eval", help="Only the outputs, in both modes: where they part, and why")] = False,
     format: Annotated[Format, typer.Option("--format", "-f", help="Format of the analysis")] = Format.text,  # noqa: A002
     output: Output = None,
 ) -> int:
     """Every module and parameter with its predicted scale, forward and backward."""
     from initio.api import analyze
+    from initio.api import train_eval as run_modes
     from initio.api.steps import crash_error
+    from initio.core.errors import InitioError
     from initio.render import terminal
+    from initio.render.modes import show_modes
 
     with write(output) as sink:
         found, given = resolved(target, inputs, arg)
+        if train_eval:
+            if evaluate or nodes or paths or loss:
+                came = next(name for name, on in (("eval", evaluate), ("nodes", nodes), ("paths", paths), ("loss", loss)) if on)
+                remedy = "It shows the forward pass in both modes; leave the other option out."
+                raise InitioError("--train-eval by itself", f"--{came} came with it", where="show", remedy=remedy)
+            modes = run_modes(found.build, given, target=target)
+            sink.write(modes.to_json() + "\n") if format is Format.json else show_modes(modes, console(sink), title=target)
+            return 0
         analysis = analyze(found.build, given, loss=loss or found.loss, train=not evaluate)
         if format is Format.json:
             sink.write(analysis.to_json() + "\n")

@@ -30,10 +30,12 @@ def draw(record: Record, seed: int, generic: bool | str = False) -> Values:
     """Parameters, buffers, inputs and constants of one draw, in float64.
 
     `generic` moves the parameters that start at one value (zeros, ones) off it by normal numbers of size .3, where an identity
-    that holds for all weights is to be checked and zeros would make it trivial; "zeros" moves matrices of zeros only.
+    that holds for all weights is to be checked and zeros would make it trivial; "zeros" moves matrices of zeros only. Copies of one
+    draw (layers cloned by deepcopy) are equal here too, but with `generic` True, where weights in general position are wanted.
     """
     generator = torch.Generator().manual_seed(seed)
     given: Values = {}
+    named: dict[str, Tensor] = {}
     for parameter in record.parameters:
         value = record.values[parameter.value]
         drawn = _drawn(parameter.distribution, value.shape, wide(value.dtype), generator)
@@ -41,7 +43,8 @@ def draw(record: Record, seed: int, generic: bool | str = False) -> Values:
         moved = law.variance == 0 and (generic != "zeros" or (law.zero and len(value.shape) > 1))
         if generic and not parameter.buffer and moved:
             drawn = drawn + 0.3 * torch.randn(drawn.shape, generator=generator, dtype=drawn.dtype)
-        given[parameter.value] = drawn
+        named[parameter.name] = drawn
+        given[parameter.value] = drawn if generic is True else named.get(parameter.copy_of, drawn)
     for item in record.inputs:
         value = record.values[item.value]
         given[item.value] = _drawn(item.distribution, value.shape, wide(value.dtype), generator)

@@ -8,6 +8,7 @@ argument before a ReLU, say) gives no formula: the engine's number stands there 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +129,7 @@ class Walk:
         self.states: dict[int, State] = dict(start)
         self.symbols = symbols or {}
         self.drawn: dict[int, Drawn] = {}
+        self.repeated = _repeated(self.record)
 
     def run(self, until: int | None = None) -> dict[int, State]:
         """Go through the events in order."""
@@ -176,6 +178,13 @@ class Walk:
         return self.symbols.get(n, sp.Integer(n))
 
 
+def _repeated(record: Record) -> set[int]:
+    """Weights whose draw is used more than once: copies (deepcopy), and parameters of modules that are called again."""
+    roots = {p.value: p.copy_of or p.name for p in record.parameters}
+    used = Counter(roots[v] for node in record.nodes if node.phase == "forward" for v in set(node.inputs) if v in roots)
+    return {value for value, root in roots.items() if used[root] > 1}
+
+
 def _linear(walk: Walk, node: Node) -> State | None:
     """q′ = n σ_w² q + σ_b²."""
     addmm = node.op.split(".")[1] == "addmm"
@@ -193,7 +202,8 @@ def _linear(walk: Walk, node: Node) -> State | None:
         if b is None:
             return None
         bias = walk.variance(b)
-    return State(sp.expand(walk.width(fan_in) * walk.variance(weight) * state.second) + bias, True, state.exact)
+    fresh = weight.parameter.value not in walk.repeated  # else its input depends on it: exact in the wide limit only
+    return State(sp.expand(walk.width(fan_in) * walk.variance(weight) * state.second) + bias, True, state.exact and fresh)
 
 
 def _activation(walk: Walk, node: Node) -> State | None:

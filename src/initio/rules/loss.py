@@ -130,7 +130,8 @@ def rrelu(x: Moments | Unknown, noise: Any, lower: float = 1 / 8, upper: float =
         return x, x
     middle = (float(lower) + float(upper)) / 2
     if not training:
-        return apply(x, function("leaky_relu", middle)), Unknown("the slopes of an RReLU in evaluation mode")
+        slopes = from_pieces("leaky_relu'", (0.0,), ((middle,), (1.0,)))  # not written by the kernel; its backward uses them all the same
+        return apply(x, function("leaky_relu", middle)), apply(x, slopes)
     a = Moments.iid(x.shape, middle, (float(upper) - float(lower)) ** 2 / 12)
     low, slopes = multiply(apply(x, _BELOW), a), multiply(apply(x, _NEGATIVE), a)
     if isinstance(low, Unknown) or isinstance(slopes, Unknown):
