@@ -22,6 +22,7 @@ def status(arguments: list[str] | None = None) -> int:
     import initio.cli.derive  # pyright: ignore[reportUnusedImport]  # registers its command
     import initio.cli.fixing  # pyright: ignore[reportUnusedImport]  # registers its command
     import initio.cli.page  # pyright: ignore[reportUnusedImport]  # registers its command
+    import initio.cli.planning  # pyright: ignore[reportUnusedImport]  # registers its command
     import initio.cli.sweeping  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers its command
     from initio.cli.costs import app
     from initio.core.errors import InitioError

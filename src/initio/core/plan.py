@@ -117,7 +117,8 @@ class Plan:
                 key: Owner(tuple(each["shape"]), each["kind"], tuple(each["names"]), each["origin"]) for key, each in row["owners"].items()
             }
             row |= {name: _numbers(row[name]) for name in ("gains", "wanted", "rates")}
-            return cls(**{**row, "notes": tuple(row["notes"])})
+            row["notes"] = tuple(row["notes"])
+            return cls(**row)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             came = f"part of it cannot be read: {type(error).__name__}: {error}"
             raise InitioError(f"a plan of schema {SCHEMA}", came, where="from_dict", remedy="Write it with Plan.to_dict().") from error

@@ -11,7 +11,25 @@ __all__ = ["Back", "Contractions", "Use", "name_of"]
 
 CONTRACTIONS = frozenset({"mm", "addmm", "bmm", "baddbmm", "convolution", "linear", "matmul", "mv", "addmv", "embedding"})
 PLUMBING = frozenset(
-    ["t", "transpose", "permute", "view", "reshape", "_unsafe_view", "expand", "unsqueeze", "squeeze", "detach", "clone", "slice", "split", "chunk", "select", "_to_copy", "alias"]
+    [
+        "t",
+        "transpose",
+        "permute",
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "expand",
+        "unsqueeze",
+        "squeeze",
+        "detach",
+        "clone",
+        "slice",
+        "split",
+        "chunk",
+        "select",
+        "_to_copy",
+        "alias",
+    ]
 )
 SUMS = frozenset({"add", "sub"})
 ERRORS = 5.0
@@ -124,7 +142,7 @@ class Contractions:
             signals = [v for v in node.inputs if v not in root and v not in biases]
             deep = max((depth.get(v, 0) for v in signals), default=0)
             ends = _merged(last.get(v, {}) for v in signals)
-            behind: set[int] = set().union(*(sources.get(v, set()) for v in signals))
+            behind = {weight for v in signals for weight in sources.get(v, ())}
             weights = [root[v] for v in node.inputs if v in root]
             if name in CONTRACTIONS and len(weights) == 1 and outs:
                 self.uses[node.id] = Use(node.id, weights[0], outs[0], self._module(node), name == "embedding")

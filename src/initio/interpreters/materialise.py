@@ -153,7 +153,10 @@ def polish(plan: Plan, model: nn.Module, batch: Any) -> Plan:
     if any(tensor.is_meta for tensor in found.values()):
         raise InitioError("a model with values", "it is on the meta device", where="polish", remedy="Call plan.apply_(model) first.")
     factors: dict[str, float] = {}
-    weights = {module: name for name, module in reversed(plan.outputs.items()) if module in plan.wanted}
+    weights: dict[str, str] = {}
+    for name, module in plan.outputs.items():
+        if module in plan.wanted:
+            weights.setdefault(module, name)
     modules = dict(model.named_modules())
     missing: dict[str, str] = {}
 
