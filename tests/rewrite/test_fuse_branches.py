@@ -9,7 +9,7 @@ from torch import nn
 
 from initio.rewrite import fuse
 from initio.rewrite.layers import Packed, Piece
-from rewrite.fusion import Attention, fused, kinds
+from rewrite.fusion import Attention, Merged, fused, kinds
 
 
 class Gated(nn.Module):
@@ -125,6 +125,18 @@ def test_a_model_that_needs_contiguous_results_is_left():
     assert "view" in result.rewrites[0].reason
 
 
+def test_layers_called_by_keyword():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.a(input=x) * self.b(input=x)
+
+    assert kinds(fused(Model(), "4x6")) == ["branches"]
+
+
 def test_results_are_never_stale():
     layer = Packed(fuse_spec(), torch.randn(6, 4), None, [3, 3])
     first, second = Piece(layer, 0), Piece(layer, 1)
@@ -158,5 +170,13 @@ def test_checkpointing_and_export():
     y.sum().backward()
     model(x).sum().backward()
     torch.testing.assert_close(result.model.q.packed.weight.grad[:16], model.q.weight.grad)
+    program = torch.export.export(result.model.eval(), (x,))
+    torch.testing.assert_close(program.module()(x), model.eval()(x))
+
+
+def test_chains_export():
+    model = Merged("residual")
+    result = fuse(model, "2x6x8x8", timer=lambda _before, _after: 2.0)
+    x = torch.randn(2, 6, 8, 8)
     program = torch.export.export(result.model.eval(), (x,))
     torch.testing.assert_close(program.module()(x), model.eval()(x))

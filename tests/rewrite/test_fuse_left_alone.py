@@ -176,6 +176,8 @@ def test_refusals():
         fuse(Attention().to("meta"), "2x5x16")
     with pytest.raises(InitioError, match="runs on these inputs"):
         fuse(Attention(), "2x5x17")
+    with pytest.raises(InitioError, match="real tensors"):
+        fuse(nn.Sequential(nn.Embedding(5, 16), Attention()), "2x5:int(5,90)")
 
 
 def test_missing_tensors_are_named():

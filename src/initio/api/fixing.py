@@ -82,7 +82,8 @@ def _next(findings: Iterable[Finding], refused: Mapping[str, Refused], unsafe: b
     edits = importlib.import_module("initio.rewrite.source").EDITS
     admitted = ("safe", "unsafe") if unsafe else ("safe",)
     open_ = [f for f in findings if f.code in edits and f.fix is not None and f.fix.applicability in admitted and _key(f) not in refused]
-    return [finding for finding in open_ if finding.code == open_[0].code]
+    batch = [finding for finding in open_ if finding.code == open_[0].code]
+    return sorted(batch, key=lambda finding: (finding.source.file, finding.source.line) if finding.source is not None else ("", 0))
 
 
 def _key(finding: Finding) -> str:

@@ -67,9 +67,11 @@ def outcome(build: Any, inputs: Any, *, train: bool, seed: int = 0, state: dict[
 
 
 def difference(before: Outcome, after: Outcome, *, same_state: bool) -> str:
-    """Why the two are not the same; empty where they are."""
+    """Why the two are not the same; empty where they are, and where the first returned no tensor to compare with."""
     if before.error or after.error:
         return f"there is no output to compare: {before.error or after.error}"
+    if not before.outputs:
+        return ""
     if same_state and (names := set(before.state) ^ set(after.state)):
         return f"the state dict changes: {sorted(names)[0]}"
     if len(before.outputs) != len(after.outputs):

@@ -137,8 +137,9 @@ def not_in_place(desk: Desk, finding: Finding) -> None:
             draft.replace(call.func, _unscored)
             statement = draft.parent(call)
             if isinstance(statement, cst.Expr):  # the name has to take the result that the tensor no longer holds
-                target = call.func.value if isinstance(call.func, cst.Attribute) and "." not in draft.full(call.func) else None
-                name = target if isinstance(target, cst.Name) else call.args[0].value if call.args else None
+                owner = call.func.value if isinstance(call.func, cst.Attribute) else None
+                method = owner is not None and draft.full(owner).partition(".")[0] not in ("torch", "nn", "F")
+                name = owner if method else call.args[0].value if call.args else None
                 if not isinstance(name, cst.Name):
                     raise Unfixable(f"line {line} overwrites what has no name of its own")
                 kept = name

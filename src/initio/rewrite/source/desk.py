@@ -28,6 +28,7 @@ class Desk:
         self.analysis = analysis
         self.read = read
         self.drafts: dict[Path, Draft] = {}
+        self.made_at: dict[tuple[str, str, str], tuple[str, ...] | None] = {}
 
     @cached_property
     def modules(self) -> dict[str, ModuleNode]:
@@ -44,14 +45,18 @@ class Desk:
         return self.drafts[path]
 
     def attempt(self, edit: Callable[[Desk, Finding], tuple[str, ...] | None], finding: Finding) -> tuple[str, ...] | None:
-        """What an edit returns; where it raises, nothing of it stays in the drafts."""
+        """What an edit returns; where it raises, nothing of it stays in the drafts. The same edit at the same place is made once."""
+        key = (finding.code, str(finding.source), finding.entity)
+        if key in self.made_at:
+            return self.made_at[key]
         before = {path: draft.marks() for path, draft in self.drafts.items()}
         try:
-            return edit(self, finding)
+            self.made_at[key] = edit(self, finding)
         except Unfixable:
             for path, draft in self.drafts.items():
                 draft.back(before.get(path))
             raise
+        return self.made_at[key]
 
     def texts(self) -> dict[Path, bytes]:
         """The files that change, with their new contents."""

@@ -39,6 +39,7 @@ class Draft:
         self._parents: Any = wrapper.resolve(ParentNodeProvider)
         self._replacements: dict[cst.CSTNode, list[Replacement]] = {}
         self._needed: dict[tuple[str, str | None, str | None], None] = {}
+        self.given: set[str] = set()  # names of new attributes
         self.nodes: tuple[cst.CSTNode, ...] = tuple(node for node in self._positions if isinstance(node, cst.CSTNode))
         self.known = self._imports()
 

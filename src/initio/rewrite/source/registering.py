@@ -21,10 +21,17 @@ def containers(desk: Desk, finding: Finding) -> None:
     draft, attribute, statement = _assignment(desk, finding)
     wrapper = "ModuleDict" if finding.fix is not None and finding.fix.title.endswith("Dict") else "ModuleList"
     assert statement.value is not None
+    if isinstance(statement.value, LISTS + DICTS):  # the check names the innermost container
+        wrapper = "ModuleDict" if isinstance(statement.value, DICTS) else "ModuleList"
     draft.replace(statement.value, lambda value: _wrapped(draft, value, wrapper))
     if isinstance(statement, cst.AnnAssign):
         draft.replace(statement.annotation, lambda node: node.with_changes(annotation=draft.layers(wrapper)))
     owner = draft.around(statement, cst.ClassDef)
+    for entry in draft.all(cst.Assign, owner):
+        target = entry.targets[0].target
+        inner = target.value if isinstance(target, cst.Subscript) else None
+        if isinstance(inner, cst.Attribute) and inner.attr.value == attribute:
+            draft.replace(entry.value, lambda value: _nested(draft, value))
     for call in draft.all(cst.Call, owner):
         inner = call.func.value if isinstance(call.func, cst.Attribute) and call.func.attr.value == "append" else None
         if (
@@ -143,9 +150,10 @@ def hoisted(desk: Desk, finding: Finding) -> None:
         if isinstance(assign, cst.Assign) and len(assign.targets) == 1 and isinstance(assign.targets[0].target, cst.Name)
         else ""
     )
-    taken = {node.attr.value for node in draft.all(cst.Attribute, owner)}
+    taken = {node.attr.value for node in draft.all(cst.Attribute, owner)} | draft.given
     base = named or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind).lower()
     name = next(each for each in (base, *(f"{base}{n}" for n in range(2, 99))) if each not in taken)
+    draft.given.add(name)
     text = draft.module.code_for_node(maker)
     if receiver != own:
         text = re.sub(rf"\b{re.escape(receiver)}\b", own, text)
@@ -182,14 +190,20 @@ def _assignment(desk: Desk, finding: Finding) -> tuple[Draft, str, cst.Assign | 
     """The statement `self.attribute = …` of a finding."""
     draft, attribute = desk.draft(finding.source), str(finding.evidence["attribute"])
     line = finding.source.line if finding.source is not None else 0
+    here: list[cst.Assign | cst.AnnAssign] = []
+    owner: cst.ClassDef | None = None
     for statement in (*draft.all(cst.Assign), *draft.all(cst.AnnAssign)):
+        if draft.line(statement) == line:
+            owner = draft.around(statement, cst.ClassDef)
         targets = [target.target for target in statement.targets] if isinstance(statement, cst.Assign) else [statement.target]
-        if draft.line(statement) == line and any(isinstance(t, cst.Attribute) and t.attr.value == attribute for t in targets):
-            if len(targets) > 1:
-                raise Unfixable(f"line {line} gives one value to several names")
-            if statement.value is not None:
-                return draft, attribute, statement
-    raise Unfixable(f"line {line} does not assign .{attribute} alone")
+        if statement.value is not None and any(isinstance(t, cst.Attribute) and t.attr.value == attribute for t in targets):
+            here.append(statement)
+    found = [s for s in here if draft.line(s) == line] or [s for s in here if owner is not None and draft.around(s, cst.ClassDef) is owner]
+    if len(found) != 1:
+        raise Unfixable(f"{len(found) or 'no'} assignments of .{attribute} alone belong to line {line}")
+    if isinstance(found[0], cst.Assign) and len(found[0].targets) > 1:
+        raise Unfixable(f"line {draft.line(found[0])} gives one value to several names")
+    return draft, attribute, found[0]
 
 
 def _wrapped(draft: Draft, value: cst.BaseExpression, wrapper: str) -> cst.Call:
