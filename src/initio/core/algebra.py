@@ -41,6 +41,8 @@ __all__ = [
 
 NARROW = 0.2
 """Squared coefficient of variation below which a quantity averaged over an axis counts as its expectation."""
+DEEP, MANY = 6, 9
+"""Most fields that a term was made of, and most fields in all, whose covariance with a sum is kept."""
 FRESH = 0.05
 """Squared correlation with each single term below which a sum counts as independent of its terms."""
 
@@ -289,8 +291,8 @@ def scale(x: Moments, a: float, b: float = 0.0) -> Moments:
     mean = a * x.mean + b
     gram = a * a * x.gram + a * b * (u + v) + b * b
     extra = {k: v for k, v in x.extra.items() if k == "mask"}
-    if "terms" in x.extra and b == 0.0:
-        extra["terms"] = tuple(scale(t, a) for t in x.extra["terms"])
+    if x.terms and b == 0.0:
+        extra["terms"] = tuple(scale(t, a) for t in x.terms)
     if "mixed" in x.extra:
         extra["mixed"] = x.extra["mixed"].times(a * a)
     if not x.law:
@@ -431,7 +433,7 @@ def add(x: Moments, y: Moments, a: float = 1.0, b: float = 1.0) -> Moments | Unk
         fn = x.law[0].fn.plus(y.law[0].fn, a, b)
         return Moments(x.axes, x.dims, mean, gram, (Factor(fn, x.law[0].field),), sources, x.odd & y.odd, claim)
     extra: dict[str, Any] = {}
-    if len(x.law) > 1 or len(y.law) > 1 or "terms" in x.extra or "terms" in y.extra:
+    if len(x.law) > 1 or len(y.law) > 1 or x.terms or y.terms:
         terms = _few((*_terms(scale(x, a)), *_terms(scale(y, b))))
         if len(terms) <= 4:
             extra["terms"] = terms
@@ -454,7 +456,7 @@ def _matters(x: Moments, y: Moments, a: float, b: float) -> bool:
 
 
 def _terms(x: Moments) -> tuple[Moments, ...]:
-    return x.extra.get("terms", (x,))
+    return x.terms or (x,)
 
 
 def _few(terms: tuple[Moments, ...]) -> tuple[Moments, ...]:
@@ -469,7 +471,7 @@ def _few(terms: tuple[Moments, ...]) -> tuple[Moments, ...]:
 
 
 def _joint_of_terms(x: Moments, y: Moments) -> Array | None:
-    if "terms" not in x.extra and "terms" not in y.extra:
+    if not x.terms and not y.terms:
         return None
     total_: Array = np.zeros([a.P for a in x.axes])
     for s in _terms(x):
@@ -495,15 +497,17 @@ def _cross_of_sum(x: Moments, y: Moments, a: float, b: float) -> tuple[Cross, ..
     left, right = x.field_covariances(), y.field_covariances()
     for rank in range(max(len(left), len(right))):  # the terms themselves first, then what they were made of
         for mine, one, other, p, q in ((left, x, y, a, b), (right, y, x, b, a)):
-            if rank >= len(mine) or (rank >= 4 and not mine[rank].view.root):
+            if rank >= len(mine) or (rank >= DEEP and not mine[rank].view.root):
                 continue
             c = mine[rank]
+            if 0 in c.view.strides and not c.view.root and not c.view.lost and rank:  # a gain or a bias that every sample shares
+                continue
             if any(c.id == m.id and c.view == m.view for m in made):
                 continue
             other_cov = _cov_with(other, c, _field_of(one, c))
             if other_cov is not None:
                 made.append(Cross(c.id, c.view, p * c.cov + q * other_cov))
-    return (*made[:6], *(c for c in made[6:] if c.view.root))
+    return (*made[:MANY], *(c for c in made[MANY:] if c.view.root))
 
 
 def _field_of(x: Moments, c: Cross) -> int:
@@ -551,16 +555,16 @@ def multiply(x: Moments, y: Moments) -> Moments | Unknown:
             return Moments.gaussian(x.axes, x.dims, mean, gram, sources, odd=odd, claim=claim)
         extra: dict[str, Any] = {}
         for one, other in ((x, y), (y, x)):
-            if "terms" in one.extra and "terms" not in other.extra:
-                parts = [multiply(t, other) for t in one.extra["terms"]]
+            if one.terms and not other.terms:
+                parts = [multiply(t, other) for t in one.terms]
                 if not any(isinstance(p, Unknown) for p in parts):
                     extra["terms"] = tuple(parts)
                 break
         return Moments(x.axes, x.dims, mean, gram, law, sources, odd, claim, extra)
     x, y = x.with_law(), y.with_law()
     for one, other in ((x, y), (y, x)):
-        if "terms" in one.extra:
-            return _distribute(one.extra["terms"], other)
+        if one.terms:
+            return _distribute(one.terms, other)
     made = _dependent_product(x, y, sources, odd, worst(claim, "rule"))
     if made is not None:
         return made
@@ -596,7 +600,7 @@ def conditioned(x: Moments, y: Moments) -> Moments:
         return x
     gram = np.divide(x.gram, y.gram, out=np.zeros_like(x.gram), where=np.abs(y.gram) > 1e-12 * np.abs(y.gram).max(initial=1e-300))
     g = Moments.gaussian(x.axes, x.dims, np.zeros_like(x.mean), gram, fresh_source()).law[0].field
-    terms = {"terms": x.extra["terms"]} if "terms" in x.extra else {}
+    terms = {"terms": x.terms} if x.terms else {}
     return Moments(x.axes, x.dims, x.mean, x.gram, (Factor(IDENTITY, g), *y.law), x.sources | g.sources, x.odd | g.sources, x.claim, terms)
 
 

@@ -180,6 +180,12 @@ class Moments:
         """Whether nothing here is random."""
         return self.sources == 0
 
+    @property
+    def terms(self) -> tuple[Moments, ...]:
+        """Tensors of which this is the sum, where their laws say more than its own."""
+        found = tuple(replace(t, dims=self.dims) if t.axes == self.axes else t for t in self.extra.get("terms", ()))
+        return found if all(t.shape == self.shape for t in found) else ()
+
     def pair_means(self) -> tuple[Array, Array]:
         """The means of the first and of the second index of every pair class."""
         return pair_values(self.axes, self.mean)
@@ -289,9 +295,8 @@ class Moments:
 
         axes = tuple(axes)
         extra = {k: self.extra[k] for k in ("high", "weight") if k in self.extra}
-        terms: tuple[Moments, ...] = self.extra.get("terms", ())
-        if terms and all(t.axes == self.axes and t.dims == self.dims for t in terms):
-            extra["terms"] = tuple(t.lift(axes, dims, on_mean, on_gram, on_view) for t in terms)
+        if self.terms and all(t.axes == self.axes for t in self.terms):
+            extra["terms"] = tuple(t.lift(axes, dims, on_mean, on_gram, on_view) for t in self.terms)
         mean, gram = once(on_mean, self.mean), once(on_gram, self.gram)
         factors: list[Factor] = []
         for f in self.law:

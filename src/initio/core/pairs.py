@@ -238,12 +238,22 @@ def refitted(x: Moments, mean: Array, gram: Array) -> Factor | None:
         return None
     a = math.sqrt(float((x.weights * wanted).sum()) / spread)
     b = float((x.weights * (mean - a * own_mean)).sum())
+    # the same statistics of the same array are the same array: two norms of one tensor share their field
+    key = (f.field.id, f.field.view, f.fn, x.axes, x.dims, mean.tobytes(), gram.tobytes())
+    if key in _refits:
+        return _refits[key]
     fitted = _fitted(f.fn.then(affine(a, b)), x.axes, f.field.mean, var, mean, gram)
     if fitted is None:
         return None
     made = _factor(*fitted, x.axes, x.dims, x.sources)
     u, v = pair_values(x.axes, made.field.mean)
-    return Factor(made.fn, replace(made.field, cross=(Cross(f.field.id, f.field.view, made.field.gram - u * v),)))
+    _refits[key] = Factor(made.fn, replace(made.field, cross=(Cross(f.field.id, f.field.view, made.field.gram - u * v),)))
+    if len(_refits) > 64:
+        _refits.popitem(last=False)
+    return _refits[key]
+
+
+_refits: OrderedDict[tuple[object, ...], Factor] = OrderedDict()
 
 
 def _matching(fn: Scalar, axes: Sequence[Axis], mean: Array, var: Array, slope: Array, gram: Array) -> Array:

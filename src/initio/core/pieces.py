@@ -181,7 +181,7 @@ def common_cuts(*xs: Moments) -> tuple[int, tuple[int, ...]] | None:
 def telling(x: Moments) -> bool:
     """Whether the pieces of x know more than their moments: functions of fields, or products of them."""
     p = pieces_of(x)
-    return p is not None and any(len(y.law) > 1 or "terms" in y.extra or any(f.fn.linear is None for f in y.law) for _, y in p.parts)
+    return p is not None and any(len(y.law) > 1 or bool(y.terms) or any(f.fn.linear is None for f in y.law) for _, y in p.parts)
 
 
 def each_piece(fn: Callable[..., Moments | Unknown], *xs: Moments) -> tuple[int, list[Moments]] | None:

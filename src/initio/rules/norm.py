@@ -68,7 +68,11 @@ def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) 
     deviation = np.sqrt(np.maximum(square, 0.0) + eps)
     u, v = pair_values(x.axes, deviation)
     normal, inverse = _finite(gram, x.axes, over, eps, gram / (u * v), deviation**-2.0)
-    cross = tuple(Cross(c.id, c.view, _centred(c.cov, x.axes, over if centre else ()) / u) for c in x.field_covariances() if c.view.root)
+    cross = tuple(
+        Cross(c.id, c.view, _centred(c.cov, x.axes, over if centre else ()) / u)
+        for k, c in enumerate(x.field_covariances())
+        if c.view.root or (k == 0 and len(x.law) == 1)
+    )
     made = Moments.gaussian(x.axes, x.dims, mean / deviation, normal, x.sources, odd=x.odd, claim=worst(x.claim, "rule"), cross=cross)
     factor = refitted(x, made.mean, normal)
     if factor is None and len(x.law) == 1 and x.law[0].fn is IDENTITY and x.law[0].field.scatter is not None:
@@ -157,7 +161,7 @@ def normalise_backward(
     out[same] = gram[same] - 2.0 * tf[same] + xhat.gram[same] * tb[same]
     u, v = pair_values(grad.axes, deviation)
     bit = fresh_source()
-    return Moments.gaussian(
+    made = Moments.gaussian(
         grad.axes,
         grad.dims,
         np.zeros_like(grad.mean),
@@ -166,6 +170,27 @@ def normalise_backward(
         odd=grad.odd & ~xhat.sources,
         claim=worst(grad.claim, xhat.claim, "rule"),
     )
+    return _with_factors(made, grad, u, over if centre else (), bit)
+
+
+def _with_factors(dx: Moments, grad: Moments, deviation: Array, over: Sequence[int], bit: int) -> Moments:
+    """dx of g = G m (a zero-mean field and the masks that it passed) as G′ m, G′ = (G − mean G) / σ as far as covariances with G are concerned.
+
+    What the projection takes away is spread over all entries, so that each of them still carries its own masks.
+    """
+    plain = [k for k, f in enumerate(grad.law) if f.fn.linear is not None and f.fn.linear[1] == 0.0 and not np.any(f.field.mean)]
+    if len(plain) != 1 or np.any(grad.mean):
+        return dx
+    f = grad.law[plain[0]]
+    a = f.fn.linear[0] if f.fn.linear is not None else 1.0
+    base = a * a * f.field.gram
+    some = np.abs(base) > 1e-9 * np.abs(base).max(initial=0.0)
+    masks = np.divide(grad.gram, base, out=np.ones_like(base), where=some)
+    gram = np.divide(dx.gram, masks, out=dx.gram.copy(), where=np.abs(masks) > 1e-9)
+    known = [Cross(f.field.id, f.field.view, f.field.gram), *(c for c in f.field.cross[:3])]
+    cross = tuple(Cross(c.id, c.view, a * _centred(c.cov, grad.axes, over) / deviation) for c in known)
+    field = Moments.gaussian(dx.axes, dx.dims, dx.mean, gram, f.field.sources | bit, cross=cross).law
+    return replace(dx, law=tuple(field[0] if k == plain[0] else g for k, g in enumerate(grad.law)))
 
 
 def _affine(y: Moments, w: Moments | None, b: Moments | None, dims: Sequence[int], rank: int) -> Moments | Unknown:

@@ -38,7 +38,8 @@ def reshape(x: Moments, *_: Any, **__: Any) -> Moments:
     """The same entries in row-major order."""
     shape = context().shapes[0]
     made = x.reshape(shape)
-    return replace(made, extra=_mask_reshaped(x, shape))
+    extra = _mask_reshaped(x, shape)
+    return replace(made, extra={**extra, "terms": made.terms} if made.terms else extra)
 
 
 def _mask_reshaped(x: Moments, shape: tuple[int, ...]) -> dict[str, Any]:
