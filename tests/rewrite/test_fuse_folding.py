@@ -68,6 +68,17 @@ def test_statistics_of_the_batch_are_left():
     assert "running statistics" in result.left[0].reason
 
 
+class NormAndActivation(nn.BatchNorm2d):
+    def forward(self, input):  # noqa: A002
+        return super().forward(input).relu()
+
+
+def test_a_norm_with_a_forward_of_its_own_is_left():
+    result = fused(nn.Sequential(nn.Conv2d(3, 4, 1), NormAndActivation(4)).eval(), "2x3x4x4")
+    assert not result.rewrites
+    assert "NormAndActivation is a subclass" in result.left[0].reason
+
+
 class Read(nn.Module):
     """The convolution's output is read beside the norm, or returned."""
 

@@ -25,9 +25,8 @@ CLOSE = 1e-5
 def folds(scene: Scene) -> Iterator[Change]:
     """One change for each pair in which only the second layer reads the first one's output; no module is in two of them."""
     taken: set[str] = set()
-    entered = {
-        call.inputs[0]: call for call in scene.record.calls if call.inputs and type(scene.modules.get(call.module)) in (*NORMS, nn.Linear)
-    }
+    kinds = (*NORMS, nn.Linear)
+    entered = {call.inputs[0]: call for call in scene.record.calls if call.inputs and isinstance(scene.modules.get(call.module), kinds)}
     for path, layer, call in scene.layers():
         after = entered.get(call.outputs[0])
         if after is None or path in taken or after.module in taken or not scene.only_in(call.outputs[0], after):

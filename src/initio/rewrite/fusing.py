@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -155,16 +157,20 @@ class _Fusion:
 
     def _judge(self, change: Change, x: Tensor) -> bool:
         state = self.copy.state_dict(keep_vars=True)
-        proof = change.prove(x, state)
+        key = (change.form, self.copy.training)
         ratio, reason = None, ""
-        if not proof.worst <= self.tolerance:
-            reason = f"differs by {proof.worst:.1e}"
-        else:
-            key = (change.form, self.copy.training)
-            if key not in self.ratios:
-                self.ratios[key] = change.speed_up(x, state, self.copy.training, self.timer)
-            ratio = self.ratios[key]
-            reason = "" if ratio > self.least else f"not faster ({ratio:.2f}x)"
+        try:
+            proof = change.prove(x, state)
+            if not proof.worst <= self.tolerance:
+                reason = f"differs by {proof.worst:.1e}"
+            else:
+                if key not in self.ratios:
+                    self.ratios[key] = change.speed_up(x, state, self.copy.training, self.timer)
+                ratio = self.ratios[key]
+                reason = "" if ratio > self.least else f"not faster ({ratio:.2f}x)"
+        except (RuntimeError, NotImplementedError) as error:  # no kernel for float64, no memory
+            proof = Proof(math.nan, math.nan, math.nan)
+            reason = f"could not be proven: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         self.judged[change.kind, change.modules] = Rewrite(change.kind, change.modules, change.into, proof, ratio, not reason, reason)
         return not reason
 
@@ -207,36 +213,41 @@ class _Fusion:
         )
 
     def _entering(self, names: list[str]) -> dict[str, Tensor]:
+        """The tensor that each module reads in a real step."""
         found: dict[str, Tensor] = {}
 
-        def note(name: str) -> Any:
-            def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-                found[name] = args[0].detach().clone()
+        def note(name: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found[name] = next(iter((*args, *kwargs.values()))).detach().clone()
 
-            return hook
-
-        self._watched({name: note(name) for name in names}, False)
+        self._watched(names, note)
         return found
 
     def _arguments(self, names: list[str]) -> dict[str, dict[str, Any]]:
+        """The arguments, by name, that each module is called with in a real step."""
         found: dict[str, dict[str, Any]] = {}
 
-        def note(name: str) -> Any:
-            def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-                found[name] = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+        def note(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found[name] = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
 
-            return hook
-
-        self._watched({name: note(name) for name in names}, True)
+        self._watched(names, note)
         return found
 
-    def _watched(self, hooks: Mapping[str, Any], kwargs: bool) -> None:
-        """Run a copy of the model with hooks before its modules."""
+    def _watched(self, names: list[str], note: Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any]], None]) -> None:
+        """Run a copy of the model; `note` sees the arguments of the named modules.
+
+        Raises:
+            InitioError: the model fails on real tensors.
+        """
         trial = _copied(self.copy)
-        for name, hook in hooks.items():
-            trial.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=kwargs)
-        with torch.no_grad():
-            trial(*copy.deepcopy(self.real[0]), **copy.deepcopy(self.real[1]))
+        for name in names:
+            trial.get_submodule(name).register_forward_pre_hook(functools.partial(note, name), with_kwargs=True)
+        try:
+            with torch.no_grad():
+                trial(*copy.deepcopy(self.real[0]), **copy.deepcopy(self.real[1]))
+        except Exception as error:
+            came = f"on real tensors it raised {type(error).__name__}: {error}"
+            remedy = "Give inputs that the model runs on, such as ids below its vocabulary: input_ids=2x128:int(1000)."
+            raise InitioError("a model that runs on these inputs", came, where="inputs", remedy=remedy) from error
 
 
 class _Run:

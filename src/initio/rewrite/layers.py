@@ -140,9 +140,9 @@ class Piece(nn.Module):
     def _whole(self) -> Packed:
         return self.packed if self.index == 0 else self._packed[0]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch.nn's name, by which it may be called
         """The result of this layer."""
-        return self._whole.take(self.index, x)
+        return self._whole.take(self.index, input)
 
     def _part(self, whole: Tensor | None) -> Tensor | None:
         return None if whole is None else whole.split(self._whole.sizes)[self.index]
