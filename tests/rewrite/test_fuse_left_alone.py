@@ -167,6 +167,22 @@ def test_a_model_that_reads_class_names_is_proven_as_a_whole():
     assert "whole model" in result.rewrites[0].reason
 
 
+def test_a_model_without_float64_is_told_so():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            if x.dtype == torch.float64:
+                raise NotImplementedError("single precision only")
+            return self.a(x) * self.b(x)
+
+    result = fused(Model(), "3x4")
+    assert not result.kept
+    assert "does not run in float64: NotImplementedError: single precision only" in result.rewrites[0].reason
+
+
 def test_refusals():
     with pytest.raises(InitioError, match="built model"):
         fuse(Attention, "2x5x16")

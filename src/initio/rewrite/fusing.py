@@ -21,8 +21,9 @@ from initio.rewrite.branches import branches
 from initio.rewrite.change import Change, Timer, difference, pulled_back, speed_up
 from initio.rewrite.folding import folds
 from initio.rewrite.paths import paths
+from initio.rewrite.proof import Run, told
 from initio.rewrite.result import Fused, Left, Proof, Rewrite, State, StateMap
-from initio.rewrite.scene import Scene, drawn, floating
+from initio.rewrite.scene import Scene, drawn
 
 __all__ = ["KINDS", "fuse"]
 
@@ -170,7 +171,7 @@ class _Fusion:
                 reason = "" if ratio > self.least else f"not faster ({ratio:.2f}x)"
         except (RuntimeError, NotImplementedError) as error:  # no kernel for float64, no memory
             proof = Proof(math.nan, math.nan, math.nan)
-            reason = f"could not be proven: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            reason = f"could not be proven: {told(error)}"
         self.judged[change.kind, change.modules] = Rewrite(change.kind, change.modules, change.into, proof, ratio, not reason, reason)
         return not reason
 
@@ -178,38 +179,52 @@ class _Fusion:
         """Apply changes and prove the whole model; everything as before, and why, if that fails."""
         trial = _copied(self.copy)
         try:
+            _ = self._reference
+        except Exception as error:
+            return f"the model does not run in float64: {told(error)}"
+        try:
             for change in changes:
                 change.apply(trial)
             proof = self._whole(trial, [*self.changes, *changes])
         except Exception as error:  # the model's own code may not bear the rewrite, such as a view that needs contiguous memory
-            return f"the model fails with it: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            return f"the model fails with it: {told(error)}"
         if not proof.worst <= self.tolerance:
             return f"with it, the whole model differs by {proof.worst:.1e}"
         self.copy, self.proof = trial, proof
         self.changes += changes
         return ""
 
+    @functools.cached_property
+    def _reference(self) -> Run:
+        """The given model's run in float64."""
+        return Run(_copied(self.original).double(), *self._doubles())
+
+    def _doubles(self) -> tuple[Any, Any]:
+        device = next((p.device for p in self.original.parameters()), torch.device("cpu"))
+        return drawn(self.real[0], device, torch.float64), drawn(self.real[1], device, torch.float64)
+
     def _whole(self, trial: nn.Module, changes: list[Change]) -> Proof:
         """Outputs and gradients of the original against those of the rewritten model, in float64."""
-        device = next((p.device for p in self.original.parameters()), torch.device("cpu"))
-        args, kwargs = drawn(self.real[0], device, torch.float64), drawn(self.real[1], device, torch.float64)
 
         def fold(state: State) -> State:
             for change in changes:
                 state = change.forward_map(state)
             return state
 
-        original, rewritten = (_copied(model).double() for model in (self.original, trial))
-        old = {k: t.detach().clone().requires_grad_(t.is_floating_point()) for k, t in original.state_dict().items()}
-        rewritten.load_state_dict(fold(dict(original.state_dict())))  # folded in float64 too
-        runs = [_Run(model, args, kwargs) for model in (original, rewritten)]
-        leaves = [old[name] for name in runs[0].gradients]
-        made = set(fold(old))
-        back = pulled_back(fold, old, {k: g for k, g in runs[1].gradients.items() if k in made}, leaves)
+        first = self._reference
+        rewritten = _copied(trial).double()
+        rewritten.load_state_dict({name: tensor.detach() for name, tensor in fold(dict(first.state)).items()})  # folded in float64 too
+        second = Run(rewritten, *self._doubles())
+        old = {k: t.clone().requires_grad_(t.is_floating_point()) for k, t in first.state.items()}
+        leaves = [old[name] for name in first.gradients]
+        back = pulled_back(fold, old, {k: g for k, g in second.gradients.items() if k in fold(old)}, leaves)
+        both = [name for name in first.buffers if name in second.buffers]
         return Proof(
-            difference(runs[1].outputs, runs[0].outputs),
-            difference(runs[1].inputs, runs[0].inputs),
-            difference(back, list(runs[0].gradients.values())),
+            difference(
+                [*second.outputs, *(second.buffers[name] for name in both)], [*first.outputs, *(first.buffers[name] for name in both)]
+            ),
+            difference(second.inputs, first.inputs),
+            difference(back, list(first.gradients.values())),
         )
 
     def _entering(self, names: list[str]) -> dict[str, Tensor]:
@@ -248,26 +263,6 @@ class _Fusion:
             came = f"on real tensors it raised {type(error).__name__}: {error}"
             remedy = "Give inputs that the model runs on, such as ids below its vocabulary: input_ids=2x128:int(1000)."
             raise InitioError("a model that runs on these inputs", came, where="inputs", remedy=remedy) from error
-
-
-class _Run:
-    """One forward and backward pass of a model in float64."""
-
-    def __init__(self, model: nn.Module, args: Any, kwargs: Any) -> None:
-        given = floating([args, kwargs])
-        args, kwargs = copy.deepcopy((args, kwargs))
-        mine = [t.requires_grad_() for t in floating([args, kwargs])]
-        torch.manual_seed(0)
-        result = floating(model(*args, **kwargs))
-        self.outputs = [t.detach() for t in result]
-        torch.manual_seed(1)
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        grown = [t for t in result if t.requires_grad]
-        wanted = [*mine, *trained.values()]
-        cotangents = [torch.randn_like(t) for t in grown]
-        found = torch.autograd.grad(grown, wanted, cotangents, allow_unused=True, materialize_grads=True) if grown and wanted else ()
-        self.inputs = list(found[: len(given)])
-        self.gradients = dict(zip(trained, found[len(given) :], strict=False))
 
 
 def _copied(model: nn.Module) -> nn.Module:
