@@ -170,6 +170,8 @@ def normalise_backward(
         odd=grad.odd & ~xhat.sources,
         claim=worst(grad.claim, xhat.claim, "rule"),
     )
+    if product is not None:  # a batch norm: what is known of its cotangent's sums belongs to a field of its own
+        return made
     return _with_factors(made, grad, u, over if centre else (), bit)
 
 
