@@ -97,9 +97,11 @@ FAULTS = {
         (sequence(linear(16, 16), nn.Dropout, nn.Softplus, linear(16, 2)), "8x16"),
         (net(lambda m, x: torch.tanh(F.dropout(m.a(x), 0.4, m.training)), a=linear(16, 16)), "8x16"),
         (sequence(conv(3, 8, 3, padding=1), lambda: nn.Dropout2d(0.5), nn.GELU), "4x3x8x8"),
+        (net(lambda m, x: (y := F.dropout(m.a(x), 0.4, m.training)) * torch.sigmoid(y), a=linear(16, 16)), "8x16"),
+        (net(lambda m, x: F.dropout(m.a(x), 0.4, m.training).exp() - 0.5, a=linear(16, 16)), "8x16"),
     ],
     "ACT103": [
-        (net(lambda m, x: torch.relu(F.max_pool2d(m.a(x).sigmoid(), 2)), a=conv(3, 8, 3, padding=1)), "4x3x8x8"),
+        (net(lambda m, x: torch.relu(F.max_pool2d(m.a(x).sigmoid(), 3, 1, 1)), a=conv(3, 8, 3, padding=1)), "4x3x8x8"),
         (net(lambda m, x: m.a(x).relu().sigmoid(), a=linear(16, 4)), "8x16"),
         (net(lambda m, x: m.a(x).softmax(-1).softmax(-1), a=linear(16, 4)), "8x16"),
         (sequence(linear(16, 16), nn.ReLU6, lambda: nn.LeakyReLU(0.1), linear(16, 2)), "8x16"),
@@ -147,6 +149,9 @@ SILENT = {
     "separable kernels": (sequence(conv(8, 8, (1, 7), padding=(0, 3)), conv(8, 8, (7, 1), padding=(3, 0)), nn.ReLU), "4x8x8x8"),
     "reduction before a large kernel": (sequence(conv(64, 16, 1), conv(16, 16, 3, padding=1), nn.ReLU), "4x64x8x8"),
     "linear map read by a skip too": (net(lambda m, x: (y := m.a(x)) + m.b(y), a=linear(16, 16), b=linear(16, 16)), "8x16"),
+    "dropout before a written leaky relu": (
+        net(lambda m, x: torch.relu(y := F.dropout(m.a(x), 0.4, m.training)) - 0.2 * torch.relu(-y), a=linear(16, 16)), "8x16"
+    ),
     "dropout before relu": (sequence(linear(16, 16), nn.Dropout, nn.ReLU, linear(16, 2)), "8x16"),
     "dropout before prelu": (sequence(linear(16, 16), nn.Dropout, nn.PReLU, linear(16, 2)), "8x16"),
     "dropout behind gelu": (sequence(linear(16, 16), nn.GELU, nn.Dropout, linear(16, 2)), "8x16"),

@@ -251,7 +251,7 @@ SILENT = {
     "unpadded chain without branches": (sequence(conv(3, 8, 3), nn.ReLU, conv(8, 8, 3), nn.Tanh), "4x3x16x16"),
     "strided convolution that covers all": (sequence(conv(3, 8, 3, stride=2, padding=1), nn.Tanh), "4x3x16x16"),
     "subsampling on purpose": (sequence(conv(3, 8, 1, stride=2), nn.Tanh), "4x3x15x15"),
-    "ceil_mode": (net(lambda m, x: F.max_pool2d(m.a(x).tanh(), 2, ceil_mode=True), a=conv(3, 8, 3, padding=1)), "4x3x15x15"),
+    "ceil_mode": (net(lambda m, x: F.max_pool2d(F.gelu(m.a(x)), 2, ceil_mode=True), a=conv(3, 8, 3, padding=1)), "4x3x15x15"),
     "kernel as large as the map": (sequence(conv(3, 8, 7), nn.Tanh), "4x3x7x7"),
     "dilation within the map": (sequence(conv(3, 8, 3, padding=6, dilation=6), nn.Tanh), "4x3x13x13"),
     "pairs on purpose": (net(lambda m, x: (y := m.a(x))[:, None] - y[None], a=linear(16, 4)), "8x16"),

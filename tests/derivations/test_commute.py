@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 import initio
 from initio.core.errors import InitioError
+from initio.core.order import variance_shift
 from initio.derivations.commute import commute
-from initio.derivations.gaps import relu_mean, variance_shift
+from initio.derivations.gaps import relu_mean
 
 torch.manual_seed(0)
 
@@ -177,7 +178,7 @@ def test_dropout_before_a_norm(norm, shape):
 def test_batch_norm_statistics_shift_as_predicted():
     x = torch.randn(20000, 4, dtype=torch.float64) + 2
     ratio = F.dropout(x, 0.3).var() / x.var()
-    assert float(ratio) == pytest.approx(variance_shift(0.3, 2.0, 5.0), rel=0.03)
+    assert float(ratio) == pytest.approx(variance_shift(0.3, 5.0, 1.0), rel=0.03)
 
 
 def test_batch_norm_and_pooling_by_mode():
@@ -285,3 +286,54 @@ def test_texts_and_json(capsys):
     assert data["train"]["verdict"] == "different"
     assert data["unit"]["predicted"] > 0
     assert status(["commute", "Dropout(0.5)", "Nothing()"]) == 2
+
+
+# -- the checks take verdict and numbers from the same place -----------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.ReLU, nn.LeakyReLU])
+def test_the_check_of_a_whole_model_says_what_commute_says(activation):
+    report = initio.check(
+        lambda: nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.3), activation(), nn.Linear(64, 4)), "16x64", select=["ACT102"]
+    )
+    variance = report.analysis.modules["0"].rms ** 2
+    found = commute(activation(), nn.Dropout(0.3), x=f"16x64:normal(0,{variance**0.5!r})", draws=8)
+    if found.verdict == "same function":
+        assert not report.findings
+        return
+    (finding,) = report.findings
+    assert finding.evidence["verdict"] == found.verdict
+    assert finding.evidence["mean"] == pytest.approx(found.difference.mean, rel=1e-9, abs=1e-15)
+    assert finding.evidence["second"] == pytest.approx(found.difference.second, rel=1e-9)
+
+
+def test_the_variance_shift_of_the_check_is_that_of_commute():
+    report = initio.check(
+        lambda: nn.Sequential(nn.Dropout(0.2), nn.BatchNorm1d(8), nn.Linear(8, 4)), "4096x8:normal(0.5,1)", select=["NRM103"]
+    )
+    (finding,) = report.findings
+    assert finding.evidence["ratio"] == pytest.approx(commute(nn.BatchNorm1d(8), P, x="4096x8:normal(0.5,1)", draws=2).variance_shift)
+
+
+def test_declared_and_proven_homogeneity_agree():
+    from initio.core.order import increasing, positively_homogeneous
+    from initio.derivations.homogeneity import properties
+    from initio.derivations.tracing import formula_of
+
+    for module in (
+        nn.ReLU,
+        nn.LeakyReLU,
+        nn.Tanh,
+        nn.GELU,
+        nn.SiLU,
+        nn.ELU,
+        nn.Hardtanh,
+        nn.ReLU6,
+        nn.Hardswish,
+        nn.Softshrink,
+        nn.Softplus,
+    ):
+        formula = formula_of(module())
+        proven = properties(formula)
+        assert proven.homogeneous == positively_homogeneous(formula.scalar), module
+        assert proven.increasing == increasing(formula.scalar), module

@@ -8,6 +8,7 @@ from initio.checks.affine import BATCH_NORMS, affines, back, drops, of_event, pl
 from initio.checks.framework import Context, Found, check
 from initio.checks.graph import name
 from initio.core.finding import Fix
+from initio.core.order import variance_shift
 from initio.core.record import Node
 
 LEAST = 1.05
@@ -66,8 +67,7 @@ def dropout_before_batchnorm(context: Context) -> Iterator[Found]:
                 continue
             before = context.analysis.of(drop.entering)
             spread = before.varying if before.varying == before.varying else before.second - before.mean**2
-            least = 1 / (1 - drop.p)  # E[x²] ≥ Var x
-            ratio = 1 + drop.p / (1 - drop.p) * before.second / spread if spread > 0 else least
+            ratio = variance_shift(drop.p, before.second, spread)
             least_of = "" if spread > 0 else "at least "
             if ratio > LEAST:
                 through = "" if value == entering else ", through the linear maps in between"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from initio.checks.affine import BATCH_NORMS, Affine, affines, back, place, readers
+from initio.checks.affine import BATCH_NORMS, Affine, affines, back, place, readers, scalar_of
 from initio.checks.attention import Attention, attentions
 from initio.checks.branches import projections
 from initio.checks.framework import Context, Found, check
 from initio.checks.graph import DROPOUT, VIEWS, name
 from initio.core.finding import Fix
+from initio.core.order import max_pooling
 from initio.core.record import Node
 
-MONOTONE = frozenset({"relu", "leaky_relu", "hardtanh"})
 FUSED = ("scaled_dot_product_attention", "multi_head_attention_forward")
 
 
@@ -21,7 +21,8 @@ def exact_rewrite(context: Context) -> Iterator[Found]:
     """Another order or another call gives the same numbers for less.
 
     ## What it does
-    Finds ReLU before max-pooling with a stride (it commutes, and works on a quarter of the map behind), separate projections of
+    Finds an activation that never falls (ReLU, tanh, …) before max-pooling with a stride (it commutes, as `initio commute` proves by
+    monotony, and works on a quarter of the map behind), separate projections of
     queries, keys and values from one input, attention written out whose weights nothing else reads, and, in evaluation mode,
     a batch norm behind a convolution, which folds into its weights. Each kind is one note a model.
 
@@ -107,14 +108,17 @@ def _found(
 
 
 def _before_pool(context: Context, node: Node) -> Node | None:
-    """The ReLU whose output only this pooling reads."""
+    """The non-decreasing activation whose output only this pooling reads."""
     if node.phase != "forward" or name(node) != "max_pool2d_with_indices" or node.inputs[0] not in context.carrying:
         return None
     sizes = [context.record.values[value or 0].size for value in (node.inputs[0], node.outputs[0])]
     if sizes[0] < 2 * sizes[1]:
         return None
     found = next(iter(back(context, node.inputs[0], sole=True)), None)
-    return found[1] if found is not None and name(found[1]) in MONOTONE else None
+    if found is None or name(found[1]) == "_prelu_kernel":  # its slope may learn to be negative
+        return None
+    scalar = scalar_of(context, found[1])
+    return found[1] if scalar is not None and max_pooling(scalar).verdict == "same function" else None
 
 
 def _written_out(context: Context, each: Attention) -> bool:

@@ -15,8 +15,9 @@ from initio.core.distribution import Distribution
 from initio.core.errors import InitioError
 from initio.core.gaussian import expect
 from initio.core.inputs import InputSpec, normalise
+from initio.core.order import variance_shift
 from initio.core.plain import plain
-from initio.derivations.gaps import Difference, Law, given_units, predicted, variance_shift
+from initio.derivations.gaps import Difference, Law, given_units, predicted
 from initio.derivations.maps import Map, classify, undefined
 from initio.derivations.verdicts import Proof, prove
 
@@ -165,7 +166,7 @@ def commute(f: Any, g: Any, x: Any = None, *, draws: int = 64, seed: int = 0) ->
     shift = unit = None
     if drop.kind == "dropout" and other.kind == "norm":
         centred = 0.0 if isinstance(other.call, nn.RMSNorm) else law.mean
-        shift = variance_shift(drop.p, centred, law.second)
+        shift = variance_shift(drop.p, law.second, law.second - centred**2)
     if drop.kind == "dropout" and other.kind == "layer" and drop.p > 0:
         unit = _unit_gap(drop, other, law, shape, seed)
     return Commutation(pair[0].name, pair[1].name, str(law), shape, modes[True], modes[False], shift, unit)

@@ -14,10 +14,11 @@ from torch import nn
 
 from initio.core.distribution import Distribution
 from initio.core.gaussian import expect, expect2
-from initio.core.scalar import Scalar, affine, power
+from initio.core.order import dropout_activation, variance_shift
+from initio.core.scalar import Scalar, power
 from initio.derivations.maps import BATCH_NORMS, Map
 
-__all__ = ["Difference", "Law", "predicted", "relu_mean", "variance_shift"]
+__all__ = ["Difference", "Law", "predicted", "relu_mean"]
 
 _MATRIX = 4_000_000
 """Entries up to which an affine map is written out as a matrix."""
@@ -118,16 +119,11 @@ def _scalar(m: Map) -> Scalar:
 
 def _with_dropout(drop: Map, other: Map, law: Law, shape: tuple[int, ...]) -> Difference:
     """d = other(D x) − D other(x)."""
-    p, keep = drop.p, 1 / (1 - drop.p)
+    p = drop.p
     match other.kind:
         case "elementwise":
-            s = _scalar(other)
-            gap = affine(keep).then(s).plus(s, 1.0, -keep)
-            zero = float(s(0.0))
-            mean = p * zero + (1 - p) * law.expect(gap)
-            return Difference(
-                mean, p * zero**2 + (1 - p) * law.expect(gap.times(gap)), "exact", "the same mask; one integral over the entry"
-            )
+            made = dropout_activation(_scalar(other), p, law.expect)
+            return Difference(made.mean, made.second, "exact", "the same mask; one integral over the entry")
         case "affine":
             return _affine_dropout(drop, other, law, shape)
         case "layer":
@@ -204,15 +200,6 @@ def given_units(linear: Map, shape: tuple[int, ...], data: Any, p: float) -> tup
     return x @ a.T + b, p / (1 - p) * (x**2 @ (a**2).T)
 
 
-def variance_shift(p: float, mean: float, second: float) -> float:
-    """Var D x / Var x = 1 + p/(1−p) · E x²/Var x: by how much training statistics exceed what evaluation sees.
-
-    >>> variance_shift(0.5, 0.0, 1.0)
-    2.0
-    """
-    return 1 + p / (1 - p) * second / (second - mean**2)
-
-
 def _norm_dropout(drop: Map, other: Map, law: Law, shape: tuple[int, ...]) -> Difference:
     """norm(D x) − D norm(x), the same mask, statistics over many entries: x̂ = (x − m)/√(v + ε), m and v those of x or of D x."""
     module = other.call
@@ -231,7 +218,7 @@ def _norm_dropout(drop: Map, other: Map, law: Law, shape: tuple[int, ...]) -> Di
     slope, offset = keep * (s_d - s_x), keep * centred * s_x - centred * s_d + (1 - keep) * beta
     mean = p * dropped + (1 - p) * (slope * law.mean + offset)
     second = p * dropped**2 + (1 - p) * (slope**2 * law.second + 2 * slope * offset * law.mean + offset**2)
-    shift = variance_shift(p, centred, law.second)
+    shift = variance_shift(p, law.second, law.second - centred**2)
     how = f"the same mask, statistics over many entries; the norm sees {shift:.4g} times the variance in training"
     return Difference(float(np.mean(mean)), float(np.mean(second)), "wide", how)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import sympy as sp
 
-from initio.core.scalar import Scalar
+from initio.core import order
 from initio.derivations.tracing import Formula, X
 
 __all__ = ["Properties", "homogeneous", "identical", "properties", "vanishes"]
@@ -117,19 +117,5 @@ def properties(formula: Formula) -> Properties:
 
 
 def increasing(formula: Formula) -> bool:
-    """f(x) ≤ f(y) for x ≤ y: declared of core's functions and kept by composition, or read off linear pieces."""
-    scalar = formula.scalar
-    if scalar is not None and scalar.increasing:
-        return True
-    if scalar is None or scalar.pieces is None or any(len(piece) > 2 for piece in scalar.pieces):
-        return False
-    return _pieces_rise(scalar)
-
-
-def _pieces_rise(scalar: Scalar) -> bool:
-    assert scalar.pieces is not None
-    lines = [(*piece, 0.0)[:2] for piece in scalar.pieces]
-    if any(slope < 0 for _, slope in lines):
-        return False
-    jumps = zip(scalar.kinks, lines[:-1], lines[1:], strict=True)
-    return all(b0 + a0 * k <= b1 + a1 * k + 1e-12 * max(1.0, abs(b1)) for k, (b0, a0), (b1, a1) in jumps)
+    """f(x) ≤ f(y) for x ≤ y, declared or read off linear pieces."""
+    return formula.scalar is not None and order.increasing(formula.scalar)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import sympy as sp
 from torch import nn
 
+from initio.core.order import max_pooling
 from initio.derivations.homogeneity import homogeneous, identical
 from initio.derivations.maps import AVERAGES, BATCH_NORMS, Map
 from initio.derivations.tracing import X, exact
@@ -110,8 +111,12 @@ def _elementwise(f: Map, g: Map) -> Proof:
 
 def _maxpool_elementwise(pool: Map, other: Map) -> Proof:
     del pool
-    if other.properties is not None and other.properties.increasing:
-        return Proof(SAME, "the function is non-decreasing: max σ(x_i) = σ(max x_i) (monotony)")
+    if other.formula is not None and other.formula.scalar is not None:
+        made = max_pooling(other.formula.scalar)
+        if made.verdict == SAME:
+            return Proof(SAME, made.reason)
+    if other.properties is not None and other.properties.increasing:  # affine, with a slope ≥ 0
+        return Proof(SAME, "the function is affine with a slope ≥ 0, hence non-decreasing (monotony)")
     return Proof(NONE, "the function is not proven non-decreasing")
 
 
