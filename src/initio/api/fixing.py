@@ -72,9 +72,11 @@ def fix(
         if not refused:
             break
     edits = importlib.import_module("initio.rewrite.source").EDITS
-    held = [f for f in state.report.findings if f.code in edits and f.fix is not None and f.fix.applicability == "unsafe" and not unsafe]
+    left = [job.original(f, state.texts) for f in state.report.findings if f.fix is not None and _key(f) not in refused]
+    held = tuple(f for f in left if f.code in edits and f.fix is not None and f.fix.applicability == "unsafe" and not unsafe)
+    by_hand = tuple(f for f in left if f.code not in edits)
     changed = {path: (job.originals[path], text) for path, text in state.texts.items()}
-    return Fixing(target, changed, tuple(done), tuple(refused.values()), tuple(held), state.report)
+    return Fixing(target, changed, tuple(done), tuple(refused.values()), held, by_hand, state.report)
 
 
 def _next(findings: Iterable[Finding], refused: Mapping[str, Refused], unsafe: bool) -> list[Finding]:

@@ -78,7 +78,9 @@ def _say(found: Fixing, diff: bool) -> None:
     for finding in found.held:
         title = finding.fix.title if finding.fix else ""
         page.print(f"held back {_line(finding)}: {title} (changes the function or the state dict; --unsafe applies it)", soft_wrap=True)
-    if not (found.done or found.refused or found.held):
+    for finding in found.by_hand:
+        page.print(f"by hand {_line(finding)}: {finding.remedy}", soft_wrap=True)
+    if not (found.done or found.refused or found.held or found.by_hand):
         page.print(f"{found.target}: nothing to fix")
     elif found.done:
         files = ", ".join(_short(path) for path in found.files)

@@ -30,8 +30,8 @@ class Refused:
 class Fixing:
     """Proven changes that are not written yet: path → (contents before, contents after).
 
-    `done` are the findings that they mend, in order; `held` those whose fix is unsafe and was not admitted; `report` is that of the
-    fixed model.
+    `done` are the findings that they mend, in order; `held` those whose fix is unsafe and was not admitted; `by_hand` those whose fix
+    no edit makes; `report` is that of the fixed model.
     """
 
     target: str
@@ -39,6 +39,7 @@ class Fixing:
     done: tuple[Finding, ...]
     refused: tuple[Refused, ...]
     held: tuple[Finding, ...]
+    by_hand: tuple[Finding, ...]
     report: Report = field(repr=False)
 
     def diff(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from initio.core.finding import Finding
-from initio.rewrite.source import arguments, order, registering
+from initio.rewrite.source import arguments, order, registering, scaling
 from initio.rewrite.source.desk import Desk as Desk
 from initio.rewrite.source.draft import Unfixable as Unfixable
 
@@ -25,6 +25,7 @@ EDITS: Mapping[str, Callable[[Desk, Finding], tuple[str, ...] | None]] = {
     "NRM103": order.swapped,
     "ACT102": order.swapped,
     "ACT103": order.removed,
+    "ATT102": scaling.scaled,
     "LOS101": order.removed,
     "LOS102": order.removed,
 }

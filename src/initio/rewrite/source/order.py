@@ -72,8 +72,10 @@ def swapped(desk: Desk, finding: Finding) -> None:
         raise Unfixable("dropout and what it stands before are called in different functions")
     if draft.line(drop.call) > draft.line(behind.call):
         raise Unfixable("the dropout is called on a later line than what it stands before")
-    shell = drop.call
-    draft.replace(behind.call, lambda node: _around(shell, node))
+    if not drop.call.args or _operand(drop, drop.call) is not drop.call.args[0].value:
+        raise Unfixable("the dropout is not called on its first argument")
+    first, *rest = drop.call.args
+    draft.replace(behind.call, lambda node: drop.call.with_changes(args=[first.with_changes(value=node), *rest], lpar=[], rpar=[]))
     _unwrap(drop)
 
 
@@ -134,31 +136,21 @@ def _drops(kind: str) -> bool:
     return kind in DROPS or "dropout" in kind.lower()
 
 
-def _operand(call: cst.Call) -> cst.BaseExpression:
-    """What a call is applied to: its first argument, or the object whose method it is."""
-    if call.args:
-        first = call.args[0]
-        if first.star or (first.keyword is not None and first.keyword.value not in ("input", "x")):
-            raise Unfixable("what it is applied to is not its first argument")
-        if not _method(call):
-            return first.value
-    if isinstance(call.func, cst.Attribute):
-        return call.func.value
-    raise Unfixable("what it is applied to is not written")
-
-
-def _method(call: cst.Call) -> bool:
-    """Whether a call is a method of a tensor: `x.softmax(dim=1)`, `(a + b).softmax(-1)`, `self.head(x).sigmoid()`."""
-    first = call.args[0] if call.args else None
-    if first is None or not isinstance(call.func, cst.Attribute):
-        return first is None
-    return first.keyword is not None or isinstance(first.value, (cst.Integer, cst.UnaryOperation))
+def _operand(found: Applied, call: cst.Call) -> cst.BaseExpression:
+    """What a call is applied to: its first argument, or the tensor whose method it is."""
+    owner = call.func.value if isinstance(call.func, cst.Attribute) else None
+    if owner is not None and not found.attribute and not found.draft.full(owner).startswith("torch"):
+        return owner
+    first = next((arg for arg in call.args if arg.keyword is None or arg.keyword.value == "input"), None)
+    if first is None or first.star:
+        raise Unfixable("what it is applied to is not written at the call")
+    return first.value
 
 
 def _unwrap(found: Applied) -> None:
     """Put what a call is applied to in its place; `x = f(x)` goes altogether where no comment hangs on it."""
     draft, call = found.draft, found.call
-    operand, parent = _operand(call), draft.parent(call)
+    operand, parent = _operand(found, call), draft.parent(call)
     line = draft.parent(parent) if parent is not None else None
     if isinstance(parent, cst.Assign) and isinstance(line, cst.SimpleStatementLine) and isinstance(operand, cst.Name):
         target = parent.targets[0].target
@@ -172,15 +164,8 @@ def _unwrap(found: Applied) -> None:
     def inner(node: cst.BaseExpression) -> cst.BaseExpression:
         if not isinstance(node, cst.Call):
             raise Unfixable("two fixes want the same expression")
-        value = _operand(node)
+        value = _operand(found, node)
         loose = isinstance(value, PARENTHESES) and not value.lpar and not isinstance(parent, (cst.Assign, cst.Return, cst.Arg))
         return value.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()]) if loose else value
 
     draft.replace(call, inner)
-
-
-def _around(shell: cst.Call, node: cst.BaseExpression) -> cst.BaseExpression:
-    """The call `shell` applied to another expression."""
-    if _operand(shell) is shell.args[0].value:
-        return shell.with_changes(args=[shell.args[0].with_changes(value=node), *shell.args[1:]], lpar=[], rpar=[])
-    raise Unfixable("the dropout is no call on its operand")

@@ -94,16 +94,17 @@ def comprehension(desk: Desk, finding: Finding) -> None:
     line = finding.source.line if finding.source is not None else 0
     statement = next((s for s in draft.all(cst.SimpleStatementLine) if draft.line(s) <= line <= draft.end(s)), None)
     kind = desk.modules[finding.entity].kind if finding.entity in desk.modules else ""
-    found: list[tuple[cst.BinaryOperation, cst.BaseExpression, cst.BaseExpression]] = []
+    found: list[tuple[cst.BinaryOperation, cst.BaseExpression]] = []
     for node in draft.all(cst.BinaryOperation, statement) if statement is not None else ():
-        for items, times in ((node.left, node.right), (node.right, node.left)):
+        for items in (node.left, node.right):
             if isinstance(node.operator, cst.Multiply) and isinstance(items, (cst.List, cst.Tuple)) and len(items.elements) == 1:
                 call = items.elements[0].value
                 if isinstance(call, cst.Call) and draft.kind(call) == kind:
-                    found.append((node, items, times))
+                    found.append((node, items))
     if len(found) != 1:
-        raise Unfixable(f"no [{kind}(...)] * n stands at line {line}: the {kind} has a name of its own there")
-    node, items, times = found[0]
+        _inlined(desk, finding)
+        return
+    node, items = found[0]
 
     def repeat(updated: cst.BinaryOperation) -> cst.BaseExpression:
         left = updated.left if node.left is items else updated.right
@@ -115,8 +116,31 @@ def comprehension(desk: Desk, finding: Finding) -> None:
             return cst.ListComp(element, loop, lpar=updated.lpar, rpar=updated.rpar)
         return cst.Call(cst.Name("tuple"), [cst.Arg(cst.GeneratorExp(element, loop, lpar=[], rpar=[]))])
 
-    del times
     draft.replace(node, repeat)
+
+
+def _inlined(desk: Desk, finding: Finding) -> None:
+    """`layer = nn.Linear(8, 8)`, then `[layer for _ in range(4)]` or `[layer] * 4` and nothing else: the call stands in the comprehension."""
+    draft, maker = desk.made(finding.entity)
+    assign, function = draft.parent(maker), draft.around(maker, cst.FunctionDef)
+    line = draft.parent(assign) if assign is not None else None
+    target = assign.targets[0].target if isinstance(assign, cst.Assign) and len(assign.targets) == 1 else None
+    if not isinstance(target, cst.Name) or function is None or not isinstance(line, cst.SimpleStatementLine) or len(line.body) > 1:
+        raise Unfixable(f"line {draft.line(maker)} makes the one layer, and no [...] * n of it stands by itself")
+    uses = [name for name in draft.all(cst.Name, function) if name.value == target.value and name is not target]
+    user = draft.parent(uses[0]) if len(uses) == 1 else None
+    literal = draft.parent(user) if isinstance(user, cst.Element) else None
+    times = draft.parent(literal) if literal is not None else None
+    if isinstance(user, (cst.ListComp, cst.GeneratorExp)) and user.elt is uses[0]:
+        draft.replace(uses[0], lambda _: maker)
+    elif isinstance(literal, cst.List) and isinstance(times, cst.BinaryOperation) and times.left is literal and len(literal.elements) == 1:
+        loop = cst.CompFor(cst.Name("_"), cst.Call(cst.Name("range"), [cst.Arg(times.right)]))
+        draft.replace(times, lambda _: cst.ListComp(maker, loop))
+    else:
+        raise Unfixable(f"{target.value} of line {draft.line(maker)} is used in more places than one list")
+    if line.trailing_whitespace.comment is not None or any(each.comment is not None for each in line.leading_lines):
+        raise Unfixable(f"a comment hangs on line {draft.line(maker)}, which would go")
+    draft.replace(line, lambda _: cst.RemoveFromParent())
 
 
 def hoisted(desk: Desk, finding: Finding) -> None:
@@ -126,9 +150,13 @@ def hoisted(desk: Desk, finding: Finding) -> None:
     kind = str(finding.evidence["kind"])
     makers = [call for call in draft.all(cst.Call) if draft.kind(call) == kind and draft.full(call.func).startswith("torch.nn.")]
     makers = [call for call in makers if draft.line(call) == line or _named_at(draft, call, line)]
-    if len(makers) != 1:
-        raise Unfixable(f"{len(makers)} calls of nn.{kind} belong to line {line}")
-    maker = makers[0]
+    if not makers:
+        raise Unfixable(f"no call of nn.{kind} belongs to line {line}")
+    for maker in makers:
+        _hoist(draft, maker, kind)
+
+
+def _hoist(draft: Draft, maker: cst.Call, kind: str) -> None:
     owner, function = draft.around(maker, cst.ClassDef), draft.around(maker, cst.FunctionDef)
     constructor = next(
         (f for f in draft.all(cst.FunctionDef, owner) if f.name.value == "__init__" and draft.around(f, cst.ClassDef) is owner), None
