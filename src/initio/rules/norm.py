@@ -132,10 +132,12 @@ def normalise_backward(
     centre: bool = True,
     product: Moments | None = None,
     summed: Moments | None = None,
+    factors: bool = True,
 ) -> Moments | Unknown:
     """dx = (g − mean g − x̂ mean(g x̂)) / σ: an orthogonal projection, so E[dx²] = E[g²] − E[(mean g)²] − E[(mean g x̂)²].
 
-    `product` and `summed` are g x̂ and g as far as their sums are concerned, where these are known better.
+    `product` and `summed` are g x̂ and g as far as their sums are concerned, where these are known better. With `factors` the law of dx keeps
+    the masks of grad; the constraints that a batch norm puts on its cotangent belong to a field of its own.
     """
     t = multiply(grad, xhat) if product is None else product
     if isinstance(t, Unknown):
@@ -170,9 +172,7 @@ def normalise_backward(
         odd=grad.odd & ~xhat.sources,
         claim=worst(grad.claim, xhat.claim, "rule"),
     )
-    if product is not None:  # a batch norm: what is known of its cotangent's sums belongs to a field of its own
-        return made
-    return _with_factors(made, grad, u, over if centre else (), bit)
+    return _with_factors(made, grad, u, over if centre else (), bit) if factors else made
 
 
 def _with_factors(dx: Moments, grad: Moments, deviation: Array, over: Sequence[int], bit: int) -> Moments:
@@ -308,7 +308,7 @@ def batch_norm_backward(
         gain = 1.0 if w is None else scalar_value(w)
         product = scale(t, gain) if gain is not None and isinstance(t, Moments) else None
         flat = scale(summed, gain) if gain is not None else None
-        dx = g if isinstance(g, Unknown) else _project(g, inverse, product=product, summed=flat)
+        dx = g if isinstance(g, Unknown) else _project(g, inverse, product=product, summed=flat, factors=False)
         if isinstance(dx, Moments):
             divided_by_own_scale(dx, inverse.extra["fan"], inverse.extra["through"])
             orthogonal(dx, xhat)
@@ -332,7 +332,12 @@ def _cancelled(x: Moments) -> Moments:
 
 
 def _project(
-    grad: Moments, inverse: Moments, centre: bool = True, product: Moments | None = None, summed: Moments | None = None
+    grad: Moments,
+    inverse: Moments,
+    centre: bool = True,
+    product: Moments | None = None,
+    summed: Moments | None = None,
+    factors: bool = True,
 ) -> Moments | Unknown:
     """The backward of a normalisation, on the axes that it had."""
     from initio.core.algebra import broadcast
@@ -345,11 +350,11 @@ def _project(
     g, h, s = broadcast(grad, xhat, probe)
     if g.axes == xhat.axes:
         known = product is not None and summed is not None and product.axes == g.axes == summed.axes
-        return normalise_backward(g, h, s.mean, over, centre, product if known else None, summed if known else None)
+        return normalise_backward(g, h, s.mean, over, centre, product if known else None, summed if known else None, factors)
     whole = [d for d in dims_over if all(i in over for i in xhat.span(d))]
     if len(whole) != len(dims_over):
         return Unknown("a cotangent whose axes cut across the normalised groups")
-    return normalise_backward(g, h, s.mean, [i for d in whole for i in g.span(d)], centre)
+    return normalise_backward(g, h, s.mean, [i for d in whole for i in g.span(d)], centre, factors=factors)
 
 
 # -- layer, group, RMS norm --------------------------------------------------------------------------------------
