@@ -496,6 +496,39 @@ CASES = [
 """,
     ),
     case(
+        "elements of a Sequential over several lines",
+        "NRM103",
+        "32x64",
+        """
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(64, 64),
+            nn.ReLU(),
+            nn.Dropout(0.5),  # first
+            nn.Linear(64, 64, bias=False),
+            nn.BatchNorm1d(64),  # last
+        )
+
+    def forward(self, x):
+        return self.body(x)
+""",
+        """
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(64, 64),
+            nn.ReLU(),
+            nn.Linear(64, 64, bias=False),
+            nn.BatchNorm1d(64),  # last
+            nn.Dropout(0.5),  # first
+        )
+
+    def forward(self, x):
+        return self.body(x)
+""",
+    ),
+    case(
         "a second ReLU as a method",
         "ACT103",
         "8x16",
@@ -518,6 +551,115 @@ CASES = [
     def forward(self, x):
         x = F.relu(self.first(x))
         return self.second(x)  # twice
+""",
+    ),
+    case(
+        "one layer by name, in a comprehension",
+        "REG105",
+        "4x16",
+        """
+    def __init__(self):
+        super().__init__()
+        layer = nn.Linear(16, 16)
+        self.layers = nn.ModuleList([layer for _ in range(3)])  # three
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x).tanh()
+        return x
+""",
+        """
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(16, 16) for _ in range(3)])  # three
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x).tanh()
+        return x
+""",
+    ),
+    case(
+        "two layers made on one line",
+        "REG104",
+        "4x16",
+        """
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+
+    def forward(self, x):
+        return nn.Linear(8, 2)(nn.Linear(16, 8)(self.linear(x)).relu())
+""",
+        """
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+        self.linear2 = nn.Linear(8, 2)
+        self.linear3 = nn.Linear(16, 8)
+
+    def forward(self, x):
+        return self.linear2(self.linear3(self.linear(x)).relu())
+""",
+    ),
+    case(
+        "a scale by the width of the model",
+        "ATT102",
+        "4x12x64",
+        """
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(64, 192)
+        self.out = nn.Linear(64, 64)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).view(4, 12, 3, 4, 16).permute(2, 0, 3, 1, 4)
+        scores = (q @ k.transpose(-2, -1)) / 64**0.5  # scaled
+        y = scores.softmax(-1) @ v
+        return x + self.out(y.transpose(1, 2).reshape(4, 12, 64))
+""",
+        """
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(64, 192)
+        self.out = nn.Linear(64, 64)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).view(4, 12, 3, 4, 16).permute(2, 0, 3, 1, 4)
+        scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5  # scaled
+        y = scores.softmax(-1) @ v
+        return x + self.out(y.transpose(1, 2).reshape(4, 12, 64))
+""",
+    ),
+    case(
+        "a sum in place, and a function in place",
+        "RES101",
+        "4x16",
+        """
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(16, 16)
+        self.second = nn.Linear(16, 16)
+
+    def forward(self, x):
+        x = self.first(x)
+        y = x
+        y *= 2.0 if True else 1.0
+        y = F.silu(y, inplace=True)
+        return x + self.second(y)
+""",
+        """
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(16, 16)
+        self.second = nn.Linear(16, 16)
+
+    def forward(self, x):
+        x = self.first(x)
+        y = x
+        y = y * (2.0 if True else 1.0)
+        y = F.silu(y, inplace=False)
+        return x + self.second(y)
 """,
     ),
 ]

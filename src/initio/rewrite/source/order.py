@@ -63,10 +63,12 @@ def swapped(desk: Desk, finding: Finding) -> None:
         start, stop = drop.position, behind.position
         if start > stop:
             raise Unfixable("the dropout stands behind already in that container")
-        for number, element in enumerate(_elements(drop.holder)):
-            if start <= number <= stop:
-                source = _elements(drop.holder)[number + 1 if number < stop else start].value
-                draft.replace(element, lambda node, source=source: node.with_changes(value=source))
+        moved = _elements(drop.holder)[start : stop + 1]
+        remarks = [_remark(element) for element in moved]
+        for number, element in enumerate(moved):
+            other = (number + 1) % len(moved)
+            remark = remarks[other] if None not in remarks else None
+            draft.replace(element, lambda node, value=moved[other].value, remark=remark: _commented(node.with_changes(value=value), remark))
         return
     if draft.around(drop.call, cst.FunctionDef) is not draft.around(behind.call, cst.FunctionDef):
         raise Unfixable("dropout and what it stands before are called in different functions")
@@ -111,6 +113,26 @@ def _elements(holder: cst.Call | cst.List | None) -> list[cst.Arg | cst.BaseElem
 
 def _tail(last: cst.Arg | cst.BaseElement) -> dict[str, object]:
     return {"whitespace_after_arg": last.whitespace_after_arg} if isinstance(last, cst.Arg) else {}
+
+
+def _remark(element: cst.Arg | cst.BaseElement) -> cst.TrailingWhitespace | None:
+    """The rest of the line behind an element, with its comment; None where the line goes on."""
+    comma = element.comma if isinstance(element, (cst.Arg, cst.Element)) else None
+    after = (
+        comma.whitespace_after if isinstance(comma, cst.Comma) else element.whitespace_after_arg if isinstance(element, cst.Arg) else None
+    )
+    return after.first_line if isinstance(after, cst.ParenthesizedWhitespace) else None
+
+
+def _commented(element: cst.Arg | cst.Element, remark: cst.TrailingWhitespace | None) -> cst.Arg | cst.Element:
+    """The element with another end of its line."""
+    if remark is None:
+        return element
+    if isinstance(element.comma, cst.Comma):
+        after = element.comma.whitespace_after
+        return element.with_changes(comma=element.comma.with_changes(whitespace_after=after.with_changes(first_line=remark)))
+    assert isinstance(element, cst.Arg)
+    return element.with_changes(whitespace_after_arg=element.whitespace_after_arg.with_changes(first_line=remark))
 
 
 def _drop_before(behind: Applied) -> Applied:
