@@ -166,6 +166,19 @@ def large_outputs_without_a_loss():
     return nn.Sequential(nn.Linear(16, 64), nn.Tanh(), head)
 
 
+@near("INI103", ["32x16", "32:int(10)"], "model")
+class Summed(nn.Module):
+    """The loss of 32 targets together, which the caller divides."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(16, 64), nn.Linear(64, 10)
+
+    def forward(self, x, labels):
+        logits = self.head(torch.tanh(self.body(x)))
+        return {"loss": nn.functional.cross_entropy(logits, labels, reduction="sum") / 32, "logits": logits}
+
+
 @near("INI103", "8x16", "mse")
 def regression():
     head = nn.Linear(64, 4)

@@ -9,6 +9,9 @@ from initio.checks.framework import Context, Found, check
 from initio.checks.graph import name
 from initio.core.record import Node, Source
 
+SUM = 2
+"""The reduction that adds, as ATen numbers them."""
+
 
 @check("INI103", "initial-loss-off", "warning")
 def initial_loss_off(context: Context) -> Iterator[Found]:
@@ -93,12 +96,13 @@ def _line(context: Context, module: str, made: Node | None) -> Source | None:
 
 
 def _loss(context: Context, node: Node) -> float:
-    """The predicted loss that reads a log-softmax; where nothing is known of it, minus the mean of the log-softmax itself."""
+    """The predicted loss a target that reads a log-softmax; where nothing is known of it, minus the mean of the log-softmax itself."""
     for consumer in context.consumers.get(node.outputs[0] or 0, ()):
         if (
             name(consumer).startswith("nll_loss")
             and consumer.outputs[0] is not None
             and not math.isnan(context.analysis.of(consumer.outputs[0]).mean)
         ):
-            return context.analysis.of(consumer.outputs[0]).mean
+            loss, weight = (math.nan if v is None else context.analysis.of(v).mean for v in consumer.outputs[:2])
+            return loss / weight if SUM in consumer.args[3:4] else loss
     return -context.analysis.of(node.outputs[0] or 0).mean

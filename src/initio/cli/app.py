@@ -55,8 +55,11 @@ class FailOn(str, Enum):
 
 TARGET = "FILE.py:NAME, PACKAGE.MODULE:NAME, torchvision:NAME, timm:NAME, hf:MODEL_TYPE or hf:PATH/config.json"
 TargetOf = Annotated[str, typer.Argument(metavar="TARGET", help=TARGET)]
-SomeTarget = Annotated[
-    str | None, typer.Argument(metavar="[TARGET]", help=TARGET + "; without one, the example models that ship with Initio")
+SomeTargets = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[TARGET]...", help=TARGET + "; without one, those of [tool.initio], or the example models that ship with Initio"
+    ),
 ]
 Inputs = Annotated[
     list[str] | None,
@@ -91,7 +94,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 @app.command()
 def check(
-    target: SomeTarget = None,
+    targets: SomeTargets = None,
     inputs: Inputs = None,
     arg: Args = None,
     loss: Loss = None,
@@ -105,7 +108,7 @@ def check(
     isolated: Annotated[bool, typer.Option("--isolated", help="Read no configuration")] = False,
     baseline: Annotated[Path | None, typer.Option("--baseline", help="Leave out what this file lists")] = None,
     write_baseline: Annotated[Path | None, typer.Option("--write-baseline", help="List all findings in this file, and pass")] = None,
-    static: Annotated[bool, typer.Option("--static", help="TARGET is a file or directory: read its source, import nothing")] = False,
+    static: Annotated[bool, typer.Option("--static", help="TARGETs are files or directories: read their source, import nothing")] = False,
     timeout: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up on a target after that time")] = None,
 ) -> int:
     """What will break in a model, where, why, and the remedy."""
@@ -114,10 +117,11 @@ def check(
     from initio.core.suppressions import baseline_text
 
     given = checking.settings(config, isolated)
-    request = checking.Request(target, inputs, arg, loss, evaluate, codes(select), codes(ignore), static, timeout, baseline)
-    note = "No target was given: these are the example models that ship with Initio." if target is None and not given.targets else ""
+    options = (inputs, arg, loss, evaluate, codes(select), codes(ignore), static, timeout, baseline)
+    requests = [checking.Request(each, *options) for each in targets or (None,)]
+    note = "No target was given: these are the example models that ship with Initio." if not targets and not given.targets else ""
     with write(output) as sink:
-        reports = checking.gather(request, given, _examples)
+        reports = [report for request in requests for report in checking.gather(request, given, _examples)]
         if write_baseline is not None:
             with write(write_baseline) as file:
                 file.write(baseline_text(reports))

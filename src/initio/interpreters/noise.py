@@ -26,7 +26,10 @@ CONTRACTIONS = frozenset({"mm", "addmm", "bmm", "baddbmm", "convolution", "mv", 
 
 
 def spread(record: Record, values: Mapping[int, Moments | Unknown]) -> dict[int, float]:
-    """Value id → relative standard deviation of its mean square from draw to draw, for the outputs of modules."""
+    """Value id → relative standard deviation of its mean square from draw to draw, for the outputs of modules.
+
+    That of a parameter's gradient is the scatter of its own entries alone.
+    """
     scale = _Scale(record, values)
     wanted = dict.fromkeys(value for call in record.calls for value in call.outputs)
     for node in record.nodes:
@@ -37,6 +40,8 @@ def spread(record: Record, values: Mapping[int, Moments | Unknown]) -> dict[int,
         x = values.get(value)
         if isinstance(x, Moments):
             out[value] = math.sqrt((1.0 + scale.inherited.get(value, 0.0)) * (1.0 + scale.own(value)) - 1.0)
+    for gradient in (p.gradient for p in record.parameters if p.gradient is not None):
+        out[gradient] = math.sqrt(scale.own(gradient))
     return out
 
 

@@ -18,7 +18,7 @@ from initio.core.estimate import Estimate
 from initio.core.inputs import InputSpec, normalise
 from initio.interpreters.draws import Progress, draw_input, objective, random_state, seed_all, tensors
 
-__all__ = ["Key", "Measurement", "measure"]
+__all__ = ["Key", "Measurement", "Statistics", "measure"]
 
 Key = tuple[str, int, int]
 """Path of a module, index of its call, index among the floating tensors that the call returned."""
@@ -155,7 +155,7 @@ def _run(
         return item
 
     positional, named = sample(arguments[0]), sample(arguments[1])
-    with _Watch(model) as watch:
+    with Statistics(model) as watch:
         result = model(*positional, **named)
     parameters = watch.parameters()
     weights: _Draw = {}
@@ -191,7 +191,7 @@ def _note(draw: _Draw, key: Any, tensor: Tensor | None) -> None:
     draw[key] = (total / tensor.numel(), norm * norm / tensor.numel(), tensor.numel(), shape)
 
 
-class _Watch:
+class Statistics:
     """Takes the statistics of every module call at once, so that a later in-place operation cannot change what is measured.
 
     Ends with the forward pass: the recomputation of a checkpointed block in the backward pass is no new call. The paths are those of a
@@ -206,7 +206,7 @@ class _Watch:
         self._stack: list[str] = []
         self._made: list[nn.Module] = []
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> Statistics:
         original = self._original = nn.Module.__call__
 
         def call(module: nn.Module, *arguments: Any, **named: Any) -> Any:
@@ -218,7 +218,7 @@ class _Watch:
                 result = original(module, *arguments, **named)
             finally:
                 self._stack.pop()
-            self._finish(path, index, result)
+            self.finish(path, index, result)
             return result
 
         nn.Module.__call__ = call
@@ -242,7 +242,8 @@ class _Watch:
             self._made.append(module)
         return path
 
-    def _finish(self, path: str, call: int, result: Any) -> None:
+    def finish(self, path: str, call: int, result: Any) -> None:
+        """Note what a call returned, and listen for the cotangents that arrive there."""
         for index, tensor in enumerate(tensors(result)):
             key = (path, call, index)
             _note(self.outputs, key, tensor)
