@@ -14,8 +14,9 @@ class Model(nn.Module):
 """
 
 
-def case(name, code, shape, before, after):
+def case(name, code, shape, before, after, loss=None):
     head = HEAD.format(shape=shape)
+    head = head.replace("\n\n\nclass", f'\nLOSS = "{loss}"\n\n\nclass') if loss else head
     return name, code, head + before.strip("\n") + "\n", head + after.strip("\n") + "\n"
 
 
@@ -661,5 +662,81 @@ CASES = [
         y = F.silu(y, inplace=False)
         return x + self.second(y)
 """,
+    ),
+    case(
+        "a softmax at the end of a Sequential",
+        "LOS101",
+        "8x16",
+        """
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(16, 16),
+            nn.Linear(16, 4),  # scores
+            nn.Softmax(dim=1),  # probabilities
+        )
+
+    def forward(self, x):
+        return self.body(x)
+""",
+        """
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(16, 16),
+            nn.Linear(16, 4),  # scores
+        )
+
+    def forward(self, x):
+        return self.body(x)
+""",
+        loss="cross_entropy",
+    ),
+    case(
+        "a softmax on a line of its own",
+        "LOS101",
+        "8x16",
+        """
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.head(x)
+        x = x.softmax(dim=-1)
+        return x
+""",
+        """
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.head(x)
+        return x
+""",
+        loss="cross_entropy",
+    ),
+    case(
+        "a sigmoid of a sum",
+        "LOS102",
+        "8x16",
+        """
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(16, 4), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return torch.sigmoid(self.one(x) + self.two(x)).flatten(1)
+""",
+        """
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(16, 4), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return (self.one(x) + self.two(x)).flatten(1)
+""",
+        loss="bce_with_logits",
     ),
 ]

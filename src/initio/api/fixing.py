@@ -46,6 +46,10 @@ def fix(
     the function or the state dict. `keep` drops the findings that are to be left alone. Each fix is proven on the copy: it imports, the
     finding is gone, no error is new, and where the fix claims it, the outputs of the same weights are equal.
 
+    >>> found = fix("net.py:Net", "8x16", unsafe=True)  # doctest: +SKIP
+    >>> print(found.diff())  # doctest: +SKIP
+    >>> found.write()  # doctest: +SKIP
+
     Raises:
         InitioError: as `check`; a target that is no source of yours.
     """

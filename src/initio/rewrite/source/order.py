@@ -47,7 +47,8 @@ def removed(desk: Desk, finding: Finding) -> None:
         return
     last = elements[-1]
     found.draft.replace(last, lambda _: cst.RemoveFromParent())
-    found.draft.replace(elements[-2], lambda node: node.with_changes(comma=last.comma, **_tail(last)))
+    remark = _remark(elements[-2]) if _remark(last) is not None else None  # a comment goes with its element
+    found.draft.replace(elements[-2], lambda node: _commented(node.with_changes(comma=last.comma, **_tail(last)), remark))
 
 
 def swapped(desk: Desk, finding: Finding) -> None:
