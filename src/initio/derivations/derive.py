@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import sympy as sp
+
 from initio.core.errors import InitioError
 from initio.core.record import Record
 from initio.derivations.claims import Judge
@@ -15,9 +17,9 @@ from initio.derivations.gradient import gradient_steps, sampled_rows
 from initio.derivations.graph import FactorGraph
 from initio.derivations.jacobian import Numbers
 from initio.derivations.parameters import parameter_steps
-from initio.derivations.paths import jacobian_steps, layers
+from initio.derivations.paths import jacobian_steps, layers, macs
 from initio.derivations.scale import State
-from initio.derivations.signal import rational_start, sampled, signal_steps
+from initio.derivations.signal import rational_start, root_mean, sampled, signal_steps
 
 __all__ = ["SECTIONS", "derive"]
 
@@ -28,13 +30,6 @@ RUN_ENTRIES = 300_000_000
 SAMPLE_MACS = 3e7
 """Multiply–accumulates up to which a model is drawn many times."""
 DRAWS = 16
-
-
-def macs(record: Record) -> int:
-    """Multiply–accumulates of the forward pass."""
-    from initio.interpreters.count import count
-
-    return sum(op.work.macs for op in count(record).ops if op.phase == "forward")
 
 
 def derive(
@@ -78,7 +73,11 @@ def derive(
     if "jacobian" in what:
         steps += jacobian_steps(small, None if reason else Numbers(small), reason)
     if "gradient" in what:
-        start = {v: State(rational_start(engine[v]) or engine[v], False) for v in graph.roots if v in engine}
+        start = {
+            v: State(rational_start(engine[v]) or sp.Float(engine[v], 17), False, mean=root_mean(graph, v))
+            for v in graph.roots
+            if v in engine
+        }
         rows = sampled_rows(graph, [layer.start for layer in found], DRAWS) if cheap else None
         steps += gradient_steps(graph, found, start, cotangents(graph, engine), rows, why)
     order = {section: position for position, section in enumerate(SECTIONS)}

@@ -13,7 +13,8 @@ from sympy.core.expr import Expr
 
 from initio.core.record import Ref
 from initio.derivations.derivation import Step, Table, Verification
-from initio.derivations.folding import fold, template
+from initio.derivations.expansion import skip_of
+from initio.derivations.folding import factors, fold, template
 from initio.derivations.graph import Factor, FactorGraph, Product, Sum, Tree
 from initio.derivations.jacobian import Numbers
 from initio.derivations.paths import Layer
@@ -43,10 +44,16 @@ def gain(graph: FactorGraph, tree: Tree, walk: Walk) -> Gain | None:
         return Gain(sp.Mul(*(p.formula for p in parts if p)), sp.Mul(*(p.number for p in parts if p)), _widths(parts))
     if isinstance(tree, Sum):
         parts = [gain(graph, part, walk) for part in tree.parts]
-        if any(part is None for part in parts):
+        if any(part is None for part in parts) or not _uncorrelated(graph, tree, walk):
             return None
         return Gain(sp.Add(*(p.formula for p in parts if p)), sp.Add(*(p.number for p in parts if p)), _widths(parts))
     return _factor(graph, tree, walk)
+
+
+def _uncorrelated(graph: FactorGraph, tree: Sum, walk: Walk) -> bool:
+    """Whether E tr(B_i B_jᵀ) = 0 for every two branches: all but one pass a zero-mean weight matrix of their own."""
+    drawn = [{root for f in factors(part) if f.letter == "A" for root in walk.roots(graph.events[f.event].nodes)} for part in tree.parts]
+    return sum(not own for own in drawn) <= 1 and sum(map(len, drawn)) == len(set().union(*drawn))
 
 
 def _widths(parts: list[Gain | None]) -> tuple[int, ...]:
@@ -110,7 +117,7 @@ def gradient_steps(
     walk = Walk(graph, dict(start))
     walk.run()
     gains = [gain(graph, layer.tree, walk) for layer in found]
-    steps = [_local(), *_runs(graph, found, gains)]
+    steps = [_local(), *_runs(graph, found, gains, walk, measured, why)]
     steps.append(_numbers(found, gains, cotangents, measured, why))
     return steps
 
@@ -127,8 +134,7 @@ def _local() -> Step:
     return Step("gradient", "The backward recurrence", formulas, text)
 
 
-def _runs(graph: FactorGraph, found: list[Layer], gains: list[Gain | None]) -> list[Step]:
-    del graph
+def _runs(graph: FactorGraph, found: list[Layer], gains: list[Gain | None], walk: Walk, measured: Sampled | None, why: str) -> list[Step]:
     steps: list[Step] = []
     keys = [(template(layer.tree), "" if g is None else str(sp.N(g.number, 10))) for layer, g in zip(found, gains, strict=True)]
     for r in fold(keys):
@@ -148,19 +154,32 @@ def _runs(graph: FactorGraph, found: list[Layer], gains: list[Gain | None]) -> l
         if r.repeats > 1:
             formulas.append(sp.Eq(sp.Symbol("g_0"), sp.Symbol("χ") ** r.repeats * sp.Symbol(f"g_{{{r.repeats}}}"), evaluate=False))
             text += f" Over {r.repeats} repetitions the second moment of the gradient is multiplied by {value**r.repeats:.4g}."
-        residual = any(x.residual for x in found[r.start : r.start + r.period])
-        if residual:
-            text += f" Its skip alone carries 1; the branch adds {value - 1:.4g}: {1 / value:.1%} of the gradient passes through the skip."
+        skips = [s for x in found[r.start : r.start + r.period] if (s := skip_of(x.tree)) is not None]
+        inner = gain(graph, skips[0], walk) if skips else None
+        if inner is not None:
+            own = float(sp.N(inner.number, 17))
+            text += f" Its skip alone carries 1; the branch adds {own - 1:.4g}: {1 / own:.1%} of the gradient passes through the skip."
         elif value > 0:
-            formulas.append(sp.Eq(sp.Symbol("gain"), 1 / sp.sqrt(sp.Symbol("χ")), evaluate=False))
+            critical = 1 / sp.sqrt(g.number) if g.number.is_Rational else 1 / sp.sqrt(sp.Symbol("χ"))
+            formulas.append(sp.Eq(sp.Symbol("gain"), critical, evaluate=False))
             stands = (
                 "the gradient vanishes" if value < 0.999 else "the gradient explodes" if value > 1.001 else "the gradient is kept: critical"
             )
             text += f" {stands[0].upper() + stands[1:]}; weights {1 / math.sqrt(value):.4g} times as large have χ = 1."
-        steps.append(
-            Step("gradient", f"{name}: {layer.modules[0] if layer.modules and layer.modules[0] else 'the model'}", tuple(formulas), text)
-        )
+        title = f"{name}: {layer.modules[0] if layer.modules and layer.modules[0] else 'the model'}"
+        check = _carried(name, value**r.repeats, layer.start, None if last is found[-1] else last.end, measured, why)
+        steps.append(Step("gradient", title, tuple(formulas), text, None, check))
     return steps
+
+
+def _carried(name: str, said: float, start: int, end: int | None, measured: Sampled | None, why: str) -> Verification:
+    """χ of a run against E (uᵀJ)² at its start over that at its end (None: the output, where it is 1), in draws of the model."""
+    if measured is None:
+        return Verification("not verified", why or "not measured")
+    below, above = measured.second[start], (1.0, 0.0) if end is None else measured.second[end]
+    ratio = below[0] / above[0]
+    error = ratio * math.hypot(below[1] / below[0], above[1] / above[0])
+    return within([(name, said, (ratio, error), WIDE)], measured.draws)
 
 
 def _numbers(found: list[Layer], gains: list[Gain | None], cotangents: Mapping[int, float], measured: Sampled | None, why: str) -> Step:

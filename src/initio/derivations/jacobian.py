@@ -224,9 +224,30 @@ def _softmax(numbers: Numbers, node: Any, factor: Factor, row: Tensor) -> Tensor
     return p * (row - (row * p).sum(dim, keepdim=True))
 
 
+def _group_norm(numbers: Numbers, node: Any, factor: Factor, row: Tensor) -> Tensor | None:
+    """Over the channels and positions of a group, scaled by γ."""
+    x = numbers.env[factor.source]
+    if node.args[0].value != factor.source:
+        return None
+    groups, eps = node.args[6], node.args[7]
+    weight: Any = 1.0 if node.args[1] is None else numbers.env[node.args[1].value].reshape(1, -1, *(1,) * (x.dim() - 2))
+    inside = (x.shape[0], groups, -1)
+    return _normalise(x.reshape(inside), (-1,), (row.reshape(x.shape) * weight).reshape(inside), eps).reshape(x.shape)
+
+
+def _cat(numbers: Numbers, node: Any, factor: Factor, row: Tensor) -> Tensor | None:
+    """The block of the row that stands where the operand went: [0 I 0]ᵀ, summed where it went several times."""
+    operands = [numbers.env[a.value] for a in node.args[0]]
+    dim = node.args[1] if len(node.args) > 1 else 0
+    blocks = row.split([x.shape[dim] for x in operands], dim)
+    mine = [block for a, block in zip(node.args[0], blocks, strict=True) if a.value == factor.source]
+    return sum(mine[1:], mine[0]) if mine else None
+
+
 _SLOPED = ("relu", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu", "hardtanh", "hardswish", "softplus", "mish")
 _DEFINED: dict[str, Any] = {
     "addmm": _linear, "mm": _linear, "native_layer_norm": _layer_norm, "native_batch_norm": _batch_norm, "add": _add,
+    "native_group_norm": _group_norm, "cat": _cat,
     "_softmax": _softmax, "_safe_softmax": _softmax,
     **dict.fromkeys(_SLOPED, _activation),
 }  # fmt: skip

@@ -12,16 +12,24 @@ from torch import Tensor
 
 from initio.core.record import Record, Ref
 from initio.derivations.derivation import Step, Table, Verification
+from initio.derivations.expansion import expansion_step, skip_of
 from initio.derivations.folding import Run, factors, fold, indexed, template
 from initio.derivations.graph import MEANING, FactorGraph, Product, Sum, Tree, size
-from initio.derivations.jacobian import Numbers, difference, expression, symbol, verdict
+from initio.derivations.jacobian import Numbers, difference, expression, identity, symbol, verdict
 from initio.derivations.replaying import run
 
-__all__ = ["Layer", "Weight", "jacobian_steps", "layers", "weights"]
+__all__ = ["Layer", "Weight", "jacobian_steps", "layers", "macs", "weights"]
 
 HOW = "uᵀJ for a random u against torch.func.vjp in float64"
 LARGE = 120
 """Factors in a segment beyond which its formula is not written out."""
+
+
+def macs(record: Record) -> int:
+    """Multiply–accumulates of the forward pass."""
+    from initio.interpreters.count import count
+
+    return sum(op.work.macs for op in count(record).ops if op.phase == "forward")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +59,6 @@ class Weight:
     source: int
     target: int
     turned: bool
-
-
-def skip_of(tree: Tree) -> Sum | None:
-    """The sum with an identity branch in a layer, if there is one."""
-    if isinstance(tree, Sum):
-        plain = [part for part in tree.parts if all(f.letter in ("I", "") for f in factors(part))]
-        return tree if len(plain) == 1 and len(tree.parts) > 1 else None
-    if isinstance(tree, Product):
-        return next((found for part in tree.parts if (found := skip_of(part)) is not None), None)
-    return None
 
 
 def layers(graph: FactorGraph) -> list[Layer]:
@@ -132,7 +130,7 @@ def jacobian_steps(graph: FactorGraph, numbers: Numbers | None, reason: str = ""
         steps.append(_parameters(graph, maps, check))
     steps += [_vanishing(found, maps, graph, check)]
     if any(layer.residual for layer in found):
-        steps.append(_expansion(found, check))
+        steps.append(expansion_step(graph, [layer.tree for layer in found], macs(graph.record), "" if numbers is not None else reason))
     return steps
 
 
@@ -185,7 +183,26 @@ def _legend(graph: FactorGraph, found: list[Layer]) -> Step:
     rows = [(letter, MEANING.get(letter, "") + (f": {', '.join(others)}" if letter == "F" else "")) for letter in used if letter in MEANING]
     first, last = graph.record.values[found[0].start].shape, graph.record.values[graph.output].shape
     said = f"y_0 has shape {_shape(first)}, y_{len(found)} (the output) {_shape(last)}; matrices act on the flattened tensors."
-    return Step("jacobian", "Notation", (), said, Table(("factor", "meaning"), tuple(rows)))
+    return Step("jacobian", "Notation", _definitions(graph, found), said, Table(("factor", "meaning"), tuple(rows)))
+
+
+def _definitions(graph: FactorGraph, found: list[Layer]) -> tuple[Any, ...]:
+    """The Jacobian of each kind of norm, softmax, dropout and concatenation that occurs, as the checks compute it."""
+    ops = {op for layer in found for f in factors(layer.tree) for op in graph.events[f.event].ops}
+    eye, ones, hat, n, s = identity, symbol("1 1^T"), symbol("x̂ x̂^T"), sp.Symbol("n"), sp.Symbol("s")
+    gamma, p = symbol("diag(γ)"), sp.Symbol("p")
+    norm = (eye - ones / n - hat / n) * gamma / s
+    made = {
+        "native_layer_norm": sp.Eq(symbol("N"), norm, evaluate=False),
+        "native_batch_norm": sp.Eq(symbol("N"), norm, evaluate=False),
+        "native_group_norm": sp.Eq(symbol("N"), norm, evaluate=False),
+        "_fused_rms_norm": sp.Eq(symbol("N"), (eye - hat / n) * gamma / s, evaluate=False),
+        "_softmax": sp.Eq(symbol("Σ"), symbol("diag(p)") - symbol("p p^T"), evaluate=False),
+        "_safe_softmax": sp.Eq(symbol("Σ"), symbol("diag(p)") - symbol("p p^T"), evaluate=False),
+        "native_dropout": sp.Eq(symbol("D"), symbol("diag(m)") / (1 - p), evaluate=False),
+        "cat": sp.Eq(symbol("E"), symbol("[0; I; 0]"), evaluate=False),
+    }
+    return tuple(dict.fromkeys(formula for op, formula in made.items() if op in ops))
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -293,6 +310,7 @@ def _parameters(graph: FactorGraph, maps: list[Weight], check: _Checks) -> Step:
         sp.Eq(symbol("∂y_L/∂b_i"), big * s, evaluate=False),
         sp.Eq(symbol("∂y_L/∂A_i"), s * symbol("J_i^T") * symbol("y_{i-1}^T"), evaluate=False),
         sp.Eq(symbol("∂y_L/∂b_L"), symbol("I"), evaluate=False),
+        sp.Eq(symbol("∂y_L/∂A_L"), symbol("y_{L-1}^T"), evaluate=False),
     )
     said = "For a scalar output. Where no activation follows A_i, S_i is the identity. Each sample and position adds its term."
     table = Table(("map", "module", "∂y_L/∂b; ∂y_L/∂A is its transpose times the input yᵀ"), tuple(rows))
@@ -361,77 +379,3 @@ def _without(tree: Tree) -> Tree:
     if isinstance(tree, Product):
         return Product(tuple(_without(part) if skip_of(part) is not None else part for part in tree.parts))
     return tree
-
-
-def _expansion(found: list[Layer], check: _Checks) -> Step:
-    residual = [layer for layer in found if layer.residual]
-    count = len(residual)
-    n: Any = sp.Symbol("R", integer=True)
-    formulas: tuple[Any, ...] = (
-        sp.Eq(symbol("paths"), sp.Integer(2) ** n, evaluate=False),
-        sp.Eq(symbol("E[uᵀJJᵀu]"), sp.Product(1 + sp.Symbol("r_ℓ"), (sp.Symbol("ℓ"), 1, n)), evaluate=False),
-    )
-    said = f"R = {count} skips: {2**count:,} paths. A branch of layer ℓ carries r_ℓ of what its skip carries; "
-    said += "paths through k branches carry e_k(r), "
-    said += "the k-th elementary symmetric polynomial of r_1, …, r_R (branches uncorrelated with their skips)."
-    if check.numbers is None:
-        return Step("jacobian", "Paths", formulas, said, None, Verification("not verified", check.reason))
-    numbers = Numbers(check.graph, check.numbers.seed, generic="zeros")
-
-    def shares() -> tuple[list[float], list[float]]:
-        ratios, growth = [], []
-        for layer in residual:
-            row = numbers.row(layer.end)
-            skip = skip_of(layer.tree)
-            assert skip is not None
-            left = _left_of(layer.tree, skip)
-            into = numbers.through(Product(tuple(left)), row) if left else row
-            parts = [numbers.through(part, into) for part in skip.parts]
-            plain = [all(f.letter in ("I", "") for f in factors(part)) for part in skip.parts]
-            carried = sum((p.square().sum() for p, is_plain in zip(parts, plain, strict=True) if not is_plain), torch.zeros(()))
-            base = next(p for p, is_plain in zip(parts, plain, strict=True) if is_plain).square().sum()
-            ratios.append(float(carried / base) if float(base) else 0.0)
-            growth.append(float(sum(parts[1:], parts[0]).square().sum() / base) if float(base) else 1.0)  # pyright: ignore[reportAttributeAccessIssue]
-        return ratios, growth
-
-    ratios, growth = shares()
-    e = [1.0]
-    for r in ratios:
-        e = [(e[k] if k < len(e) else 0.0) + (e[k - 1] * r if k else 0.0) for k in range(len(e) + 1)]
-    total = sum(e)
-    rows = [(str(k), f"{_binomial(count, k):,}", f"{value / total:.3%}") for k, value in enumerate(e) if value / total > 1e-4][:14]
-    shown = ", ".join(f"{r:.3g}" for r in (ratios if count <= 12 else ratios[:4]))
-    said += f" On one draw r = {shown}{', …' if count > 12 else ''}; the skip of a layer carries 1/(1 + r) of its gradient."
-    product, measured = 1.0, 1.0
-    for r, g in zip(ratios, growth, strict=True):
-        product, measured = product * (1 + r), measured * g
-
-    def verify() -> Verification:
-        error = abs(product / measured - 1)
-        how = "Π(1 + r) against the growth of ‖uᵀJ‖² on the same draw (cross terms between branch and skip are not in the formula)"
-        bound = max(0.05, 6 * (count / max(1, int(numbers.u.numel()))) ** 0.5)
-        status = "verified" if error <= bound else "refuted"
-        return Verification(status, how, f"{product:.4g}", f"{measured:.4g}", error, bound)
-
-    return Step("jacobian", "Paths", formulas, said, Table(("branches k", "paths", "share of E(uᵀJ)²"), tuple(rows)), verify(), verify)
-
-
-def _left_of(tree: Tree, skip: Sum) -> list[Tree]:
-    """Factors of a layer that stand left of its sum."""
-    if tree is skip or not isinstance(tree, Product):
-        return []
-    left: list[Tree] = []
-    for part in tree.parts:
-        if part is skip or skip_of(part) is not None:
-            break
-        left.append(part)
-    return left
-
-
-def _binomial(n: int, k: int) -> int:
-    return int(sp.binomial(n, k))
-
-
-def record_entries(record: Record) -> int:
-    """Entries of all forward values: what a replay computes."""
-    return sum(record.values[o].size for node in record.nodes if node.phase == "forward" for o in node.outputs if o is not None)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy as sp
@@ -61,11 +62,19 @@ def drawn(parameter: Parameter, fan_in: int) -> Drawn:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """E x² as a formula; whether entries are zero-mean Gaussian (in the wide limit), and whether the formula is exact at any width."""
+    """E x² as a formula; whether entries are zero-mean Gaussian (in the wide limit), and whether the formula is exact at any width.
+
+    `mean` is E x (None: not known). `last` names the draws of the linear maps that every term of x has passed last (None: some term
+    passed none), `all` every draw that x depends on: a term whose last draws the other operand of a sum does not depend on is symmetric
+    given that operand.
+    """
 
     second: Any
     gaussian: bool
     exact: bool = True
+    mean: Any = None
+    last: frozenset[str] | None = None
+    all: frozenset[str] = frozenset()
 
 
 ACTIVATIONS: dict[str, str] = {
@@ -100,24 +109,36 @@ def mean_square(f: Scalar, second: Any, slope: bool = False) -> Any:
     return MeanSquare.of(target)(second)
 
 
-class MeanSquare:
-    """V_f(q) = E f(√q z)² for z ~ N(0, 1), as a sympy function that evaluates to the integral."""
+def mean_value(f: Scalar, second: Any) -> Any:
+    """E f(z), z ~ N(0, second): 0 for odd f, a multiple of √second for homogeneous f, else an unevaluated M_f."""
+    if f.odd:
+        return sp.Integer(0)
+    if f.homogeneous and f.pieces is not None:  # E max(z, 0) = √(q/2π)
+        low, high = (float(piece[-1]) if len(piece) > 1 else 0.0 for piece in (f.pieces[0], f.pieces[-1]))
+        gap = rational(high - low, 10**6) or sp.Float(high - low, 17)
+        return gap * sp.sqrt(second / (2 * sp.pi)) if high != low else sp.Integer(0)
+    return MeanSquare.of(f, square=False)(second)
 
-    _made: dict[int, Any] = {}  # noqa: RUF012 (one table of functions by identity)
+
+class MeanSquare:
+    """V_f(q) = E f(√q z)² (or M_f(q) = E f(√q z)) for z ~ N(0, 1), as a sympy function that evaluates to the integral."""
+
+    _made: dict[tuple[int, bool], Any] = {}  # noqa: RUF012 (one table of functions by identity)
 
     @classmethod
-    def of(cls, f: Scalar) -> Any:
+    def of(cls, f: Scalar, square: bool = True) -> Any:
         """The function of one Scalar."""
-        if id(f) not in cls._made:
-            square = f.then(power(2.0))
+        key = id(f), square
+        if key not in cls._made:
+            inner = f.then(power(2.0)) if square else f
 
             def value(self: Any, prec: int) -> Any:
                 del prec
-                return sp.Float(float(expect(square, 0.0, float(self.args[0]))), 17)
+                return sp.Float(float(expect(inner, 0.0, float(self.args[0]))), 17)
 
-            name = "V_" + "".join(c for c in f.name.replace("d ", "d") if c.isalnum())
-            cls._made[id(f)] = type(name, (sp.Function,), {"_eval_evalf": value, "nargs": 1}), f
-        return cls._made[id(f)][0]
+            name = ("V_" if square else "M_") + "".join(c for c in f.name.replace("d ", "d") if c.isalnum())
+            cls._made[key] = type(name, (sp.Function,), {"_eval_evalf": value, "nargs": 1}), f
+        return cls._made[key][0]
 
 
 class Walk:
@@ -168,6 +189,12 @@ class Walk:
             return None
         return self.drawn.setdefault(value, drawn(p, fan_in))
 
+    def roots(self, nodes: Iterable[Node]) -> set[str]:
+        """Names of the draws that some nodes read (copies under the name of their draw)."""
+        read = {value for node in nodes for value in node.inputs}
+        found = [self.by_value[value] for value in read if value in self.by_value]
+        return {p.copy_of or p.name for p in found if len(self.record.values[p.value].shape) > 1}
+
     def variance(self, made: Drawn) -> Any:
         """Its variance, with the symbol of the fan-in where one was given."""
         n = self.symbols.get(made.fan_in)
@@ -203,7 +230,9 @@ def _linear(walk: Walk, node: Node) -> State | None:
             return None
         bias = walk.variance(b)
     fresh = weight.parameter.value not in walk.repeated  # else its input depends on it: exact in the wide limit only
-    return State(sp.expand(walk.width(fan_in) * walk.variance(weight) * state.second) + bias, True, state.exact and fresh)
+    second = sp.expand(walk.width(fan_in) * walk.variance(weight) * state.second) + bias
+    root = weight.parameter.copy_of or weight.parameter.name
+    return State(second, True, state.exact and fresh, sp.Integer(0), frozenset({root}), state.all | {root})
 
 
 def _activation(walk: Walk, node: Node) -> State | None:
@@ -212,7 +241,7 @@ def _activation(walk: Walk, node: Node) -> State | None:
     if state is None or f is None or not state.gaussian:
         return None
     exact = state.exact and f.homogeneous  # a sum of independent symmetric terms is symmetric: E relu² = q/2 at any width
-    return State(mean_square(f, state.second), False, exact)
+    return State(mean_square(f, state.second), False, exact, mean_value(f, state.second), state.last, state.all)
 
 
 def _same(walk: Walk, node: Node) -> State | None:
@@ -220,18 +249,28 @@ def _same(walk: Walk, node: Node) -> State | None:
 
 
 def _add(walk: Walk, node: Node) -> State | None:
-    """q′ = q_1 + q_2 where one branch ends in fresh zero-mean weights (a Gaussian of its own)."""
+    """q′ = q_1 + q_2 + 2 μ_1 μ_2 where one branch ends in weights that the other does not depend on; exact where that branch is symmetric."""
     one, two = walk.at(node.args[0]), walk.at(node.args[1])
-    if one is None or two is None or node.kwargs or not (one.gaussian or two.gaussian):
+    if one is None or two is None or node.kwargs:
         return None
-    return State(one.second + two.second, one.gaussian and two.gaussian, one.exact and two.exact)
+    free = [a for a, b in ((one, two), (two, one)) if a.last is not None and not a.last & b.all]
+    if not free:
+        return None
+    symmetric = any(a.mean == 0 for a in free)
+    cross = 0 if symmetric else None if one.mean is None or two.mean is None else 2 * one.mean * two.mean
+    if cross is None:
+        return None
+    mean = None if one.mean is None or two.mean is None else one.mean + two.mean
+    last = None if one.last is None or two.last is None else one.last | two.last
+    exact = one.exact and two.exact and symmetric
+    return State(one.second + two.second + cross, one.gaussian and two.gaussian, exact, mean, last, one.all | two.all)
 
 
 def _dropout(walk: Walk, node: Node) -> State | None:
     """q′ = q/(1−p)."""
     state = walk.at(node.args[0])
     p = node.args[1]
-    return None if state is None else State(state.second / (1 - sp.Rational(repr(float(p)))), False, state.exact)
+    return None if state is None else replace(state, second=state.second / (1 - sp.Rational(repr(float(p)))), gaussian=False)
 
 
 _RULES: dict[str, Any] = {

@@ -28,6 +28,8 @@ L: Any = sp.Symbol("ℓ", integer=True, nonnegative=True)
 Q: Any = sp.Symbol("q_{ℓ-1}", positive=True)
 Q0: Any = sp.Symbol("q_0", positive=True)
 N: Any = sp.Symbol("n", positive=True)
+MU: Any = sp.Symbol("μ_{ℓ-1}", real=True)
+"""The mean of y_{ℓ−1}, where the recurrence needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,9 @@ def solve(recurrence: Any, numbers: Mapping[Any, float]) -> Solved:
         if abs(after - q) < 1e-13 * max(q, 1e-12):
             break
         q = after
+    else:
+        if abs(step(q) - q) > 1e-6 * q:  # it grows for ever, each time by less than the last in proportion
+            return Solved(recurrence, None, None, None)
     if q < 1e-9:  # it falls for ever: the rate near 0
         q = 1e-9
         return Solved(recurrence, None, sp.Integer(0), sp.Float(step(q) / q, 8))
@@ -69,7 +74,7 @@ def solve(recurrence: Any, numbers: Mapping[Any, float]) -> Solved:
 
 
 def _integrals(expr: Any) -> bool:
-    return any(type(f).__name__.startswith("V_") for f in expr.atoms(sp.Function))
+    return any(type(f).__name__.startswith(("V_", "M_")) for f in expr.atoms(sp.Function))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +201,9 @@ def _names(names: list[str]) -> str:
 def signal_steps(graph: FactorGraph, found: list[Layer], engine: Mapping[int, float], measured: Sampled | None, why: str) -> list[Step]:
     """All steps of the section. `engine` holds the engine's second moments by value; `measured` those over draws (None: `why` not)."""
     roots = {
-        v: State(sp.Float(engine[v], 17) if rational_start(engine[v]) is None else rational_start(engine[v]), False)
+        v: State(
+            sp.Float(engine[v], 17) if rational_start(engine[v]) is None else rational_start(engine[v]), False, mean=root_mean(graph, v)
+        )
         for v in graph.roots
         if v in engine
     }
@@ -206,6 +213,12 @@ def signal_steps(graph: FactorGraph, found: list[Layer], engine: Mapping[int, fl
     steps += recurrence_steps(graph, found, walk, engine, measured, why)
     steps.append(layer_step(graph, found, walk, engine, measured, why))
     return steps
+
+
+def root_mean(graph: FactorGraph, value: int) -> Any:
+    """E x of an input, None where x is not one."""
+    law = next((item.distribution for item in graph.record.inputs if item.value == value), None)
+    return None if law is None else rational_start(law.mean) if law.mean else sp.Integer(0)
 
 
 def rational_start(value: float) -> Any:
@@ -284,8 +297,8 @@ def recurrence_steps(
         name = layer.modules[0] if layer.modules else "the model"
         if r.repeats == 1:
             lhs = sp.Symbol(f"q_{layer.number}")
-            shown = formula.subs(Q, sp.Symbol(f"q_{layer.number - 1}"))
-            check = _against(graph, [layer], formula, numbers, engine)
+            shown = formula.subs({Q: sp.Symbol(f"q_{layer.number - 1}"), MU: sp.Symbol(f"μ_{layer.number - 1}")})
+            check = _against(graph, [layer], formula, numbers, engine, walk)
             steps.append(
                 Step(
                     "signal",
@@ -297,7 +310,7 @@ def recurrence_steps(
                 )
             )
             continue
-        steps.append(_solved(graph, found[r.start : r.start + r.length], formula, numbers, width, name, engine))
+        steps.append(_solved(graph, found[r.start : r.start + r.length], made, width, name, engine, walk))
     return steps
 
 
@@ -316,22 +329,28 @@ def runs(graph: FactorGraph, found: list[Layer]) -> list[Run]:
 
 def symbolic(graph: FactorGraph, layer: Layer) -> tuple[Any, dict[int, Any]] | None:
     """F(q_{ℓ−1}) of one layer with n for its fan-ins (n, n_2, … where there are several)."""
-    plain = Walk(graph, {layer.start: State(Q, False)})
+    plain = Walk(graph, {layer.start: State(Q, False, mean=MU)})
     plain.run(layer.end)
     if layer.end not in plain.states or not plain.states[layer.end].second.has(Q):
         return None
     sizes = list(dict.fromkeys(made.fan_in for made in plain.drawn.values() if made.of_fan_in))
     symbols = {n: N if i == 0 else sp.Symbol(f"n_{i + 1}", positive=True) for i, n in enumerate(sizes)}
-    walk = Walk(graph, {layer.start: State(Q, False)}, symbols)
+    walk = Walk(graph, {layer.start: State(Q, False, mean=MU)}, symbols)
     walk.run(layer.end)
-    return sp.simplify(walk.states[layer.end].second) if not _integrals(walk.states[layer.end].second) else walk.states[
-        layer.end
-    ].second, symbols
+    formula = walk.states[layer.end].second
+    return formula if _integrals(formula) or formula.has(MU) else sp.simplify(formula), symbols
+
+
+def mean_formula(graph: FactorGraph, layer: Layer, symbols: dict[int, Any]) -> Any:
+    """μ_ℓ in terms of q_{ℓ−1} and μ_{ℓ−1}."""
+    walk = Walk(graph, {layer.start: State(Q, False, mean=MU)}, symbols)
+    walk.run(layer.end)
+    return walk.states[layer.end].mean
 
 
 def tolerance_of(graph: FactorGraph, layer: Layer) -> tuple[float, str]:
     """1e-9 for a formula that is exact at every width; 1/n for one of the wide limit, n the smallest fan-in."""
-    walk = Walk(graph, {layer.start: State(Q, False)})
+    walk = Walk(graph, {layer.start: State(Q, False, mean=MU)})
     walk.run(layer.end)
     state = walk.states.get(layer.end)
     if state is None or state.exact:
@@ -342,25 +361,35 @@ def tolerance_of(graph: FactorGraph, layer: Layer) -> tuple[float, str]:
 
 
 def _against(
-    graph: FactorGraph, block: list[Layer], formula: Any, numbers: Mapping[Any, float], engine: Mapping[int, float]
+    graph: FactorGraph, block: list[Layer], formula: Any, numbers: Mapping[Any, float], engine: Mapping[int, float], whole: Walk
 ) -> Verification:
     tolerance, limit = tolerance_of(graph, block[0])
     pairs: list[tuple[str, float, float]] = []
     for layer in block:
         before, after = engine.get(layer.start), engine.get(layer.end)
-        if before is not None and after is not None:
-            said = float(sp.N(formula.subs(numbers).subs(Q, sp.Float(before, 17)), 17))
+        state = whole.states.get(layer.start)
+        mean = None if state is None else state.mean
+        if before is not None and after is not None and (mean is not None or not formula.has(MU)):
+            known = {**numbers, Q: sp.Float(before, 17), MU: 0 if mean is None else sp.N(mean, 17)}
+            said = float(sp.N(formula.subs(known), 17))
             pairs.append((f"y_{layer.number}", said, after))
     return beside(pairs, tolerance, "q_ℓ from the engine's q_{ℓ−1} against the engine's q_ℓ" + limit)
 
 
 def _solved(
-    graph: FactorGraph, block: list[Layer], formula: Any, numbers: Mapping[Any, float], width: str, name: str, engine: Mapping[int, float]
+    graph: FactorGraph, block: list[Layer], made: tuple[Any, dict[int, Any]], width: str, name: str, engine: Mapping[int, float], walk: Walk
 ) -> Step:
-    solution = solve(formula, numbers)
+    formula, symbols = made
+    numbers = {s: float(n) for n, s in symbols.items()}
     formulas: list[Any] = [sp.Eq(sp.Symbol("q_ℓ"), formula, evaluate=False)]
     first, last = block[0].number, block[-1].number
     text = f"Layers {first} to {last} ({name}, …), q_0 the second moment before them, ℓ counted from there. {width}."
+    if formula.has(MU):
+        formulas.append(sp.Eq(sp.Symbol("μ_ℓ"), mean_formula(graph, block[0], symbols), evaluate=False))
+        text += " μ_ℓ is the mean of y_ℓ: what the branch adds has a mean of its own, and adds to the skip's."
+        check = _against(graph, block, formula, numbers, engine, walk)
+        return Step("signal", f"Recurrence over layers {first}–{last}", tuple(formulas), text, None, check)
+    solution = solve(formula, numbers)
     pairs: list[tuple[str, float, float]] = []
     if solution.closed is not None:
         formulas.append(sp.Eq(sp.Symbol("q_ℓ"), solution.closed, evaluate=False))
@@ -377,9 +406,11 @@ def _solved(
         text += f" q {how} the fixed point {fixed:.6g}, its distance times {rate:.4g} in each layer."
         if 0 < fixed < 0.05 and abs(rate) < 1:
             text += " What is left there is made of biases: all inputs look alike."
+    elif solution.rate is None:
+        text += " It has no fixed point: q grows without bound."
     elif solution.rate == 1:
         text += " It grows by the same amount in every layer."
-    checks = [_against(graph, block, formula, numbers, engine)]
+    checks = [_against(graph, block, formula, numbers, engine, walk)]
     if pairs:
         checks.append(beside(pairs, ENGINE, "the closed form against the engine at every layer"))
     return Step("signal", f"Recurrence over layers {first}–{last}", tuple(formulas), text, None, joined(*checks))
