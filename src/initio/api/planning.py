@@ -51,7 +51,8 @@ def solve(
     """
     if target not in TARGETS:
         raise InitioError(f"a target among {', '.join(TARGETS)}", f"{target!r} came", where="target", remedy="forward is the usual one.")
-    if not (isinstance(second, (int, float)) and second > 0 and math.isfinite(second)):
+    number: Any = second
+    if not (isinstance(number, (int, float)) and number > 0 and math.isfinite(number)):
         raise InitioError("a positive second moment", f"{second!r} came", where="second", remedy="1.0 is the usual one.")
     steps: Any = importlib.import_module("initio.api.steps")
     analysis = steps.analyze(model_or_factory, inputs, loss=loss, train=train)
@@ -146,7 +147,7 @@ def _unreached(solution: Any, target: str, outputs: dict[str, str], after: dict[
         name = names[use.weight]
         if use.module is None:
             continue
-        first.setdefault(name, outputs.get(name, use.module))
+        first.setdefault(name, str(outputs.get(name, use.module)))
         if solution.wanted:
             got = _second(solution.values.get(use.out))
             goal = solution.wanted.get(name, math.nan)

@@ -43,7 +43,7 @@ def code(plan: Plan) -> str:
     order = sorted(kinds, key=lambda kind: (_public(kind) is not None, list(kinds).index(kind)))
     for position, kind in enumerate(order):
         public = _public(kind)
-        test = f"isinstance(module, nn.{public})" if public else f"type(module).__name__ == {kind.rpartition('.')[2]!r}"
+        test = f"isinstance(module, nn.{public})" if public else f'type(module).__name__ == "{kind.rpartition(".")[2]}"'
         lines.append(f"        {'elif' if position else 'if'} {test}:")
         for attribute in dict.fromkeys(row.attribute for row in kinds[kind]):
             lines += _choice([row for row in kinds[kind] if row.attribute == attribute], attribute)
@@ -92,7 +92,9 @@ def _statement(law: Distribution, shape: Sequence[int], kind: str) -> str:
         case "uniform" if p["low"] == -p["high"]:
             known = _kaiming(law.std, fan)
             bound = _std(p["high"], fan)
-            return f'nn.init.kaiming_uniform_({{}}, nonlinearity="{known}")' if known else f"nn.init.uniform_({{}}, -{bound}, {bound})"
+            if known:
+                return f'nn.init.kaiming_uniform_({{}}, nonlinearity="{known}")'
+            return f"bound = {bound}\nnn.init.uniform_({{}}, -bound, bound)" if fan else f"nn.init.uniform_({{}}, -{bound}, {bound})"
         case "uniform":
             return f"nn.init.uniform_({{}}, {_number(p['low'])}, {_number(p['high'])})"
         case "parts":
@@ -130,15 +132,17 @@ def _choice(rows: list[_Row], attribute: str) -> list[str]:
     every = {row.path for row in rows}
     indent, lines = " " * 12, list[str]()
     tensor = f"module.{attribute}"
-    # torch allows None where there is no bias, and a wider class may lack the attribute
+    optional = attribute != "weight" or "Norm" in rows[0].kind  # torch holds None where there is no bias, or no affine map
+
+    def then(statement: str, deep: bool = True) -> list[str]:
+        return [indent + "    " * deep + line for line in statement.replace("{}", tensor).split("\n")]
+
     if len(groups) == 1:
-        absent = attribute == "bias"
-        statement = usual.replace("{}", tensor)
-        return [f"{indent}if {tensor} is not None:", f"{indent}    {statement}"] if absent else [f"{indent}{statement}"]
+        return [f"{indent}if {tensor} is not None:", *then(usual)] if optional else then(usual, False)
     for statement, paths in groups.items():
         if statement != usual:
-            lines += [f"{indent}{'elif' if lines else 'if'} {_condition(paths, every)}:", f"{indent}    {statement.replace('{}', tensor)}"]
-    return [*lines, f"{indent}elif {tensor} is not None:", f"{indent}    {usual.replace('{}', tensor)}"]
+            lines += [f"{indent}{'elif' if lines else 'if'} {_condition(paths, every)}:", *then(statement)]
+    return [*lines, f"{indent}elif {tensor} is not None:" if optional else f"{indent}else:", *then(usual)]
 
 
 def _condition(paths: Sequence[str], every: Iterable[str]) -> str:
@@ -150,8 +154,8 @@ def _condition(paths: Sequence[str], every: Iterable[str]) -> str:
         only = pattern.pop()
         if {path for path in every if re.fullmatch(only, path)} == set(paths):
             return f're.fullmatch(r"{only}", name)'
-    return f"name in {_names(paths)}" if len(paths) > 1 else f"name == {paths[0]!r}"
+    return f"name in {_names(paths)}" if len(paths) > 1 else f'name == "{paths[0]}"'
 
 
 def _names(names: Sequence[str]) -> str:
-    return "(" + ", ".join(map(repr, names)) + ("," if len(names) == 1 else "") + ")"
+    return "(" + ", ".join(f'"{name}"' for name in names) + ("," if len(names) == 1 else "") + ")"
