@@ -6,10 +6,14 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import time
+import traceback
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from initio.api.pool import Outcome
 from initio.api.targets import resolve
 from initio.checks import framework
 from initio.checks.depth import points
@@ -17,7 +21,9 @@ from initio.core.analysis import Analysis
 from initio.core.depth import Course
 from initio.core.errors import InitioError
 
-__all__ = ["ZOOS", "Task", "loaded"]
+__all__ = ["ZOOS", "Task", "attempt", "judged", "loaded"]
+
+Seen = Callable[[Any, Analysis], None]
 
 ZOOS = ("torchvision:", "timm:", "hf:")
 
@@ -26,7 +32,8 @@ ZOOS = ("torchvision:", "timm:", "hf:")
 class Task:
     """What is done in every cell. `factory` is a callable, or the text of a target that the process which works resolves itself.
 
-    `inputs` may hold `{name}` in its texts, for a parameter of the cell. `draws` runs measure, `steps` steps train.
+    `inputs` may hold `{name}` in its texts, for a parameter of the cell. `draws` runs measure, `steps` steps train. `token` tells the
+    copies of one task from those of another.
     """
 
     factory: Any
@@ -40,25 +47,24 @@ class Task:
     findings: bool = True
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def __call__(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The quantities of a cell; whatever its code raises comes through."""
+    def __call__(self, parameters: Mapping[str, Any], seen: Seen | None = None) -> dict[str, Any]:
+        """The quantities of a cell; whatever its code raises comes through. `seen` is shown the step and its analysis."""
         build, inputs = self.build(parameters), self.given(parameters)
         steps = importlib.import_module("initio.api.steps")
         step = steps._Step(build, inputs, self.loss)
         analysis = step.analyze(self.train)
         if analysis.record.crash is not None:
             raise steps.crash_error(analysis.record.crash, "the model")
-        found = quantities(analysis)
-        if self.findings:
-            findings = framework.run(analysis, self.select, self.ignore, other=step.other(self.train))
-            found["findings"] = sorted({finding.code for finding in findings})
-            found |= {f"{severity}s": sum(f.severity == severity for f in findings) for severity in ("error", "warning")}
+        found = judged(self, analysis, step.other(self.train))
         if self.draws:
             found |= _measured(analysis, steps.measure(build, inputs, draws=self.draws, loss=self.loss, train=self.train, progress=False))
         if self.steps:
             training = importlib.import_module("initio.interpreters.train")
             found |= training.train(build, inputs, steps=self.steps, rate=self.rate, loss=self.loss)
+        if seen is not None:
+            seen(step, analysis)
         return found
 
     def build(self, parameters: Mapping[str, Any]) -> Callable[[], Any]:
@@ -98,13 +104,35 @@ def _filled(inputs: Any, parameters: Mapping[str, Any]) -> Any:
     return inputs
 
 
-def quantities(analysis: Analysis) -> dict[str, Any]:
-    """The depth scales and growth factors along the way that most of the signal takes (`core.depth.Course`)."""
-    way = points(analysis)
+def judged(task: Task, analysis: Analysis, other: Any, structure: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The predicted quantities and the findings of an analysis; `structure` is that of `framework.run`."""
+    way = points(analysis, structure)
     sides = [[analysis.of(value) for value, _ in way], [analysis.of_gradient(gradient) for _, gradient in way]]
     seconds, cotangents = ([summary.second for summary in side] for side in sides)
-    varying = [summary.varying for summary in sides[0]]
-    return Course(seconds, varying, cotangents).quantities()
+    found: dict[str, Any] = Course(seconds, [summary.varying for summary in sides[0]], cotangents).quantities()
+    if task.findings:
+        findings = framework.run(analysis, task.select, task.ignore, other=other, structure=structure)
+        found["findings"] = sorted({finding.code for finding in findings})
+        found |= {f"{severity}s": sum(f.severity == severity for f in findings) for severity in ("error", "warning")}
+    return found
+
+
+def attempt(task: Task, index: int, parameters: Mapping[str, Any], seen: Seen | None = None) -> Outcome:
+    """One cell; what its code raises becomes its reason to fail."""
+    start = time.process_time()
+    try:
+        quantities, failed = task(parameters, seen), ""
+    except Exception as error:
+        quantities, failed = dict[str, Any](), _reason(error)
+    return Outcome(index, quantities, failed, time.process_time() - start)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, InitioError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def _measured(analysis: Analysis, measurement: Any) -> dict[str, float]:

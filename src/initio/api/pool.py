@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures as futures
+import itertools
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -16,20 +17,26 @@ from typing import Any
 
 from initio.core.errors import InitioError
 
-__all__ = ["Outcome", "cores", "local"]
+__all__ = ["Chunks", "Outcome", "cores", "here", "local"]
+
+TOGETHER = 4.0
+"""Seconds of work that are done, and kept, together at most."""
+LARGEST = 128
+"""Cells that are computed together at most."""
 
 Numbered = tuple[int, dict[str, Any]]
-Attempt = Callable[[Any, int, Mapping[str, Any]], "Outcome"]
+Attempts = Callable[[Any, Sequence[tuple[int, Mapping[str, Any]]]], "list[Outcome]"]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a cell."""
+    """What came of a cell; `quick` says that it gains from being computed together with others."""
 
     index: int
     quantities: dict[str, Any]
     failed: str
     seconds: float
+    quick: bool = False
 
 
 def cores() -> int:
@@ -37,52 +44,74 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def local(attempt: Attempt, task: Any, cells: Iterator[Numbered], workers: int | None, count: int) -> Generator[Outcome]:
+class Chunks:
+    """Cells in chunks: single ones, and more and more together where that is quicker."""
+
+    def __init__(self, cells: Iterator[Numbered]) -> None:
+        self._cells, self._size = cells, 1
+
+    def __iter__(self) -> Iterator[list[Numbered]]:
+        while chunk := list(itertools.islice(self._cells, self._size)):
+            yield chunk
+
+    def learn(self, outcomes: Sequence[Outcome]) -> None:
+        """Adapt to how the last chunk went."""
+        seconds = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
+        together = 2 * sum(outcome.quick for outcome in outcomes) > len(outcomes)
+        self._size = max(1, min(2 * self._size, LARGEST, int(TOGETHER / max(seconds, 1e-3)))) if together else 1
+
+
+def here(attempts: Attempts, task: Any, cells: Iterator[Numbered]) -> Generator[Outcome]:
+    """Outcomes as this process computes them."""
+    chunks = Chunks(cells)
+    for chunk in chunks:
+        outcomes = attempts(task, chunk)
+        chunks.learn(outcomes)
+        yield from outcomes
+
+
+def local(attempts: Attempts, task: Any, cells: Iterator[Numbered], workers: int | None, count: int) -> Generator[Outcome]:
     """Outcomes as they come. A cell that ends its process (a crash below Python, no memory) fails alone; the others are tried again."""
     _portable(task)
     size = max(1, min(workers or cores(), count))
-    suspects: list[Numbered] = []
-    while True:
-        lost = yield from _some(attempt, task, cells, size)
-        suspects.extend(lost)
-        if not lost:
-            return
-        for suspect in suspects:
-            again = yield from _some(attempt, task, iter([suspect]), 1)
-            if again:
-                yield Outcome(suspect[0], {}, "the process that worked on it ended: it crashed below Python, or memory ran out", 0.0)
-        suspects.clear()
+    while lost := (yield from _some(attempts, task, cells, size, 2 * size)):
+        suspects = iter(lost)
+        while single := (yield from _some(attempts, task, suspects, 1, 1)):  # one at a time: the one that is lost is the one that did it
+            for index, _ in single:
+                yield Outcome(index, {}, "the process that worked on it ended: it crashed below Python, or memory ran out", 0.0)
 
 
-def _some(attempt: Attempt, task: Any, cells: Iterator[Numbered], size: int) -> Generator[Outcome, None, list[Numbered]]:
+def _some(attempts: Attempts, task: Any, cells: Iterator[Numbered], size: int, ahead: int) -> Generator[Outcome, None, list[Numbered]]:
     """Work on cells until there are none left, or the pool breaks; what was on the way then."""
     context = multiprocessing.get_context("spawn")
-    pool = futures.ProcessPoolExecutor(size, mp_context=context, initializer=_begin, initargs=(attempt, task))
-    running: dict[futures.Future[Outcome], Numbered] = {}
+    pool = futures.ProcessPoolExecutor(size, mp_context=context, initializer=_begin, initargs=(attempts, task))
+    chunks = Chunks(cells)
+    waiting = iter(chunks) if ahead > 1 else ([cell] for cell in cells)
+    running: dict[futures.Future[list[Outcome]], list[Numbered]] = {}
     whole = False
     try:
-        ready_at_all = pool.submit(os.getpid)
+        started = pool.submit(os.getpid)
         while True:
-            while len(running) < 2 * size and (cell := next(cells, None)) is not None:
+            while len(running) < ahead and (chunk := next(waiting, None)) is not None:
                 try:
-                    running[pool.submit(_work, *cell)] = cell
+                    running[pool.submit(_work, chunk)] = chunk
                 except BrokenProcessPool:
-                    return [*running.values(), cell]
+                    return [*itertools.chain.from_iterable(running.values()), *chunk]
             if not running:
                 whole = True
                 return []
             ready, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
             for future in ready:
-                try:
-                    outcome = future.result()
-                except BrokenProcessPool:
+                if isinstance(future.exception(), BrokenProcessPool):
                     continue
+                outcomes = future.result()
                 del running[future]
-                yield outcome
+                chunks.learn(outcomes)
+                yield from outcomes
             if any(future in running for future in ready):
-                if ready_at_all.exception() is not None:
+                if started.exception() is not None:
                     raise _unstarted()
-                return list(running.values())
+                return list(itertools.chain.from_iterable(running.values()))
     finally:
         if not whole:
             workers: dict[int, Any] = getattr(pool, "_processes", None) or {}
@@ -91,10 +120,10 @@ def _some(attempt: Attempt, task: Any, cells: Iterator[Numbered], size: int) -> 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_job: tuple[Attempt, Any] | None = None
+_job: tuple[Attempts, Any] | None = None
 
 
-def _begin(attempt: Attempt, task: Any) -> None:
+def _begin(attempts: Attempts, task: Any) -> None:
     """In the new process: Ctrl-C is the parent's to handle, and the parent's end is this one's."""
     global _job
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -104,7 +133,7 @@ def _begin(attempt: Attempt, task: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
-    _job = attempt, task
+    _job = attempts, task
 
 
 def _follow(sentinel: int) -> None:
@@ -112,10 +141,10 @@ def _follow(sentinel: int) -> None:
     os._exit(1)
 
 
-def _work(index: int, parameters: dict[str, Any]) -> Outcome:
+def _work(cells: list[Numbered]) -> list[Outcome]:
     assert _job is not None
-    attempt, task = _job
-    return attempt(task, index, parameters)
+    attempts, task = _job
+    return attempts(task, cells)
 
 
 def _unstarted() -> InitioError:

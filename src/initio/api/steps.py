@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from initio.core.analysis import Analysis, Summary
+from initio.core.analysis import ROUNDING, Analysis, Summary
 from initio.core.errors import InitioError
 from initio.core.inputs import InputSpec, normalise
 from initio.core.record import Crash, Record
@@ -178,7 +178,9 @@ def _varying(moments: Any) -> float:
     average = moments.gram[(slice(0, samples.K**2), *(each.diagonal for each in moments.axes[1:]))]
     for each in moments.axes[:0:-1]:
         average = average @ (each.counts / each.size)
-    return float(moments.total_second - average @ pairs / pairs.sum())
+    second = float(moments.total_second)
+    varying = float(second - average @ pairs / pairs.sum())
+    return varying if abs(varying) > ROUNDING * second else 0.0
 
 
 def crash_error(crash: Crash, model: str) -> InitioError:

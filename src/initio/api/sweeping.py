@@ -6,15 +6,14 @@ import contextlib
 import hashlib
 import inspect
 import json
-import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from initio.api.batches import attempts
 from initio.api.cells import ZOOS, Task, loaded
-from initio.api.pool import Outcome, local
+from initio.api.pool import Outcome, here, local
 from initio.api.targets import fits, resolve
 from initio.core.errors import InitioError
 from initio.core.grid import Grid
@@ -112,10 +111,10 @@ def _outcomes(
         from initio.integrations.ray import remote
 
         task, names = _loaded(task, parameters)
-        return remote(attempt, task, cells, ray, lambda index, why: Outcome(index, {}, why, 0.0), modules=names)
+        return remote(attempts, task, cells, ray, lambda index, why: Outcome(index, {}, why, 0.0), modules=names)
     if workers == 0:
-        return (attempt(task, index, parameters) for index, parameters in cells)
-    return local(attempt, task, cells, workers, count)
+        return here(attempts, task, cells)
+    return local(attempts, task, cells, workers, count)
 
 
 def _loaded(task: Task, parameters: tuple[str, ...]) -> tuple[Task, tuple[str, ...]]:
@@ -124,24 +123,6 @@ def _loaded(task: Task, parameters: tuple[str, ...]) -> tuple[Task, tuple[str, .
         return task, ()
     function = loaded(task.factory, (*task.fixed, *parameters))
     return replace(task, factory=function), (function.__module__,) if function.__module__.startswith("initio_target_") else ()
-
-
-def attempt(task: Task, index: int, parameters: Mapping[str, Any]) -> Outcome:
-    """One cell; what its code raises becomes its reason to fail."""
-    start = time.process_time()
-    try:
-        quantities, failed = task(parameters), ""
-    except Exception as error:
-        quantities, failed = dict[str, Any](), _reason(error)
-    return Outcome(index, quantities, failed, time.process_time() - start)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, InitioError):
-        return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
 
 
 def _function(factory: Any, grid: Any, fixed: Mapping[str, Any]) -> tuple[Any, str]:

@@ -28,7 +28,7 @@ from initio.core.distribution import Distribution, Part
 from initio.core.record import Source
 from initio.core.tree import Overwritten
 
-__all__ = ["Construction", "construct", "describe", "sample_parameter"]
+__all__ = ["Construction", "construct", "describe", "isolated", "sample_parameter"]
 
 MAX_INITIAL = 1 << 20
 """Entries up to which known initial values are kept."""
@@ -64,7 +64,7 @@ def construct(factory: Callable[[], nn.Module]) -> Construction:
     torch, numpy and random are put back. Raises `TypeError` if the factory does not return a module.
     """
     recorder, origins = Recorder(), Origins()
-    with _isolated():
+    with isolated():
         with births(recorder, origins), recorder, Values(recorder):
             model: Any = factory()
         if not isinstance(model, nn.Module):
@@ -195,7 +195,7 @@ def _named(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
 
 
 @contextmanager
-def _isolated() -> Generator[None]:
+def isolated() -> Generator[None]:
     """Fixed seeds inside, the caller's generator states and warning filters afterwards."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from initio.checks.framework import Context
 from initio.checks.spine import Layer, layers
 from initio.core.analysis import Analysis
@@ -12,9 +14,13 @@ FEWEST_BLOCKS = 3
 """A model with as many sums on its main way is residual: its depth is counted in blocks."""
 
 
-def points(analysis: Analysis) -> list[tuple[int, int | None]]:
-    """(value, cotangent) along the way that most of the signal takes: sums of residual blocks, or else the layers with weights."""
+def points(analysis: Analysis, structure: dict[str, Any] | None = None) -> list[tuple[int, int | None]]:
+    """(value, cotangent) along the way that most of the signal takes: sums of residual blocks, or else the layers with weights.
+
+    `structure` is that of `framework.run`.
+    """
     context = Context(analysis)
+    context.__dict__.update(structure or {})
     blocks = [layer for layer in layers(context, joins=True) if layer is not None]
     found = blocks if len(blocks) >= FEWEST_BLOCKS else [layer for layer in layers(context) if layer is not None]
     arriving: dict[int, int] = {}

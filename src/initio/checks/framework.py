@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 from initio.checks.source import assignment
 from initio.core.analysis import Analysis
@@ -233,6 +234,9 @@ def _cause(code: str) -> int:
     return CAUSES.index(code[:3]) if code[:3] in CAUSES else len(CAUSES)
 
 
+STRUCTURAL = ("producers", "consumers", "carrying", "modules", "evaluation")
+"""What a context derives from the nodes of the record and the module tree alone, whatever is drawn."""
+
 DESPITE_CRASH = ("REG101", "REG102", "REG106", "MOD102", "NRM104", "RES101", "SHP101", "SHP105")
 EXPLAINS_CRASH = ("MOD102", "NRM104", "SHP101", "SHP105")
 
@@ -275,16 +279,21 @@ def run(
     ignore: Iterable[str] = (),
     *,
     other: Other | None = None,
+    structure: dict[str, Any] | None = None,
 ) -> tuple[Finding, ...]:
     """Run the selected checks over an analysis; the gravest findings first, then by code and module.
 
     `other` makes the analysis of the same step in the other mode; checks that compare the modes are silent without it. Of a record
-    that ends with a crash, only what stands whatever comes after it is checked.
+    that ends with a crash, only what stands whatever comes after it is checked. `structure` is taken over from a run on a record that
+    differs from this one in its distributions alone, and is left filled for the next one.
     """
     context = Context(analysis, other)
+    context.__dict__.update(structure or {})
     chosen = [candidate for candidate in all_checks() if selected(candidate.code, tuple(select), tuple(ignore))]
     if analysis.record.crash is not None:
         chosen = [candidate for candidate in chosen if candidate.code in DESPITE_CRASH]
     found = [finding for candidate in chosen for finding in candidate(context)]
+    if structure is not None:
+        structure |= {name: context.__dict__[name] for name in STRUCTURAL if name in context.__dict__}
     findings = [finding for finding in found if not _explained(finding, found)]
     return tuple(sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), _cause(finding.code), finding.code)))

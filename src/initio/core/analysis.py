@@ -21,6 +21,8 @@ __all__ = ["SCHEMA", "Analysis", "Lookup", "ModuleResult", "NodeResult", "Parame
 SCHEMA = "initio.analysis/1"
 NAN = math.nan
 R = TypeVar("R")
+ROUNDING = 1e-12
+"""Share of the second moment below which a difference of second moments is rounding (that of the integrals, `core.gaussian`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,11 +106,14 @@ class Node:
     constant: bool = False
     mutates: tuple[int, ...] = ()
     origin: int = -1
+    _inputs: tuple[int, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def inputs(self) -> tuple[int, ...]:
         """Ids of the values that are read, in the order of the arguments."""
-        return tuple(refs((self.args, dict(self.kwargs))))
+        if self._inputs is None:
+            object.__setattr__(self, "_inputs", tuple(refs((self.args, dict(self.kwargs)))))
+        return self._inputs or ()
 
 
 @dataclass(frozen=True, slots=True)

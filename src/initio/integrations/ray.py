@@ -9,7 +9,7 @@ import importlib
 import itertools
 import socket
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from initio.core.errors import InitioError
@@ -25,7 +25,7 @@ AHEAD = 4
 
 
 def remote(
-    attempt: Callable[[Any, int, Mapping[str, Any]], Any],
+    attempts: Callable[[Any, Sequence[tuple[int, Mapping[str, Any]]]], list[Any]],
     task: Any,
     cells: Iterator[tuple[int, dict[str, Any]]],
     address: str,
@@ -33,7 +33,7 @@ def remote(
     *,
     modules: tuple[str, ...] = (),
 ) -> Generator[Any]:
-    """Outcomes of `attempt(task, index, parameters)` as the cluster at `address` finishes them; `lost` makes one of a cell that Ray gave up.
+    """Outcomes of `attempts(task, cells)` as the cluster at `address` finishes them; `lost` makes one of a cell that Ray gave up.
 
     An address is what `ray.init` takes: HOST:PORT, ray://HOST:PORT, or "auto" for the cluster that this machine belongs to. Of the named
     `modules`, the code is sent along: they need not exist on the other machines. Initio itself must be installed there.
@@ -58,7 +58,7 @@ def remote(
         for name in modules:
             with contextlib.suppress(ValueError):
                 ray.cloudpickle.register_pickle_by_value(sys.modules[name])
-        yield from _all(ray, attempt, task, cells, lost)
+        yield from _all(ray, attempts, task, cells, lost)
     finally:
         if mine:
             ray.shutdown()
@@ -72,10 +72,10 @@ def _reached(address: str) -> None:
 
 
 def _all(
-    ray: Any, attempt: Callable[..., Any], task: Any, cells: Iterator[tuple[int, dict[str, Any]]], lost: Callable[[int, str], Any]
+    ray: Any, attempts: Callable[..., Any], task: Any, cells: Iterator[tuple[int, dict[str, Any]]], lost: Callable[[int, str], Any]
 ) -> Generator[Any]:
     function = ray.remote(num_cpus=1, max_retries=RETRIES)(_single)
-    arguments = ray.put((attempt, task))
+    arguments = ray.put((attempts, task))
     running: dict[Any, int] = {}
     try:
         while True:
@@ -102,5 +102,5 @@ def _single(arguments: Any, index: int, parameters: dict[str, Any]) -> Any:
     import torch
 
     torch.set_num_threads(1)
-    attempt, task = arguments
-    return attempt(task, index, parameters)
+    attempts, task = arguments
+    return attempts(task, [(index, parameters)])[0]

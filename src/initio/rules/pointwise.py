@@ -17,7 +17,7 @@ from initio.rules.scatter import assembled
 from initio.rules.structure import join
 from initio.rules.table import Result, context, rule
 
-__all__ = ["derivative"]
+__all__ = ["derivative", "function_of", "slope_of"]
 
 MASKED = -40.0
 """A known addend below this removes an entry from a softmax."""
@@ -44,7 +44,7 @@ def _unary(name: str) -> None:
     run.__doc__ = f"y = {name}(x): E f(u) and E[f(u) f(v)] over the law of x."
 
 
-for _name in [
+_UNARY = (
     "relu",
     "relu6",
     "leaky_relu",
@@ -89,7 +89,8 @@ for _name in [
     "round",
     "ceil",
     "trunc",
-]:
+)
+for _name in _UNARY:
     if _name in FUNCTIONS:
         _unary(_name)
 
@@ -280,6 +281,14 @@ for _name in ("gt", "ge", "lt", "le"):
     _comparison(_name)
 
 
+def _vanishes_outside(x: Moments, allowed: Any) -> bool:
+    """Whether x is zero already where it would be set to zero: the gradient of a masked softmax."""
+    own = x.extra.get("support")
+    if own is None or np.shape(own) != x.shape:
+        return False
+    return bool(np.all(np.broadcast_to(allowed, x.shape)[own]))
+
+
 @rule("aten.where")
 def where(condition: Moments, x: Operand, y: Operand) -> Result:
     """x where the condition holds, y elsewhere."""
@@ -290,6 +299,8 @@ def where(condition: Moments, x: Operand, y: Operand) -> Result:
             value = scalar_value(other)
             if value is not None and value < MASKED:
                 return with_mask(one, allowed)
+            if value == 0.0 and _vanishes_outside(one, allowed):
+                return one
     condition, xs, ys = broadcast(condition, xs, ys)
     if condition.sources & (xs.sources | ys.sources):
         left = multiply(condition, xs)
@@ -343,17 +354,18 @@ def _backward(op: str, name: str) -> None:
     run.__doc__ = f"g f′(x), f = {name}."
 
 
-for _op, _name in (
-    ("gelu_backward", "gelu"),
-    ("silu_backward", "silu"),
-    ("mish_backward", "mish"),
-    ("hardtanh_backward", "hardtanh"),
-    ("hardsigmoid_backward", "hardsigmoid"),
-    ("hardswish_backward", "hardswish"),
-    ("softplus_backward", "softplus"),
-    ("softshrink_backward", "softshrink"),
-    ("hardshrink_backward", "hardshrink"),
-):
+_SLOPES = {
+    "gelu_backward": "gelu",
+    "silu_backward": "silu",
+    "mish_backward": "mish",
+    "hardtanh_backward": "hardtanh",
+    "hardsigmoid_backward": "hardsigmoid",
+    "hardswish_backward": "hardswish",
+    "softplus_backward": "softplus",
+    "softshrink_backward": "softshrink",
+    "hardshrink_backward": "hardshrink",
+}
+for _op, _name in _SLOPES.items():
     _backward(_op, _name)
 
 
@@ -414,3 +426,28 @@ def prelu_backward(grad: Moments, x: Moments, w: Moments) -> Result:
     if value is None:
         return Unknown("the gradient of a PReLU with random slopes"), low
     return multiply(grad, apply(x, derivative("leaky_relu", value))), low
+
+
+def function_of(name: str, *args: Any, **kwargs: Any) -> Scalar | None:
+    """The function that an operation applies to each entry of its first argument; None where it is no such operation."""
+    return _function(name, *args, **kwargs) if name in _UNARY else None
+
+
+def slope_of(op: str, *args: Any) -> tuple[Scalar, bool] | None:
+    """The factor by which a backward operation multiplies the cotangent, and whether it is a function of the forward result (else of the input).
+
+    `args` are its arguments after the two tensors. None where it is no such operation, or keeps them in another order.
+    """
+    match op:
+        case "tanh_backward":
+            return _TANH, True
+        case "sigmoid_backward":
+            return _LOGISTIC, True
+        case "threshold_backward":
+            return _step(float(args[0]), "gt"), True
+        case "leaky_relu_backward":
+            return derivative("leaky_relu", args[0]), bool(args[1])
+        case _ if op in _SLOPES:
+            return derivative(_SLOPES[op], *args), False
+        case _:
+            return None
