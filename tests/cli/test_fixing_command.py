@@ -199,6 +199,19 @@ def test_several_fixes_in_several_files_of_a_package(folder, package):
     assert status(["fix", "fixme.net:Net", "--unsafe", "--diff"]) == 0
 
 
+def test_a_file_of_a_package_that_imports_its_package(folder, package):
+    net = package[2]
+    net.write_text(
+        net.read_text().replace("from .blocks", "from fixme.blocks") + "    CONFIG = (Path(__file__).parent / 'width.txt').read_text()\n"
+    )
+    net.write_text("from pathlib import Path\n" + net.read_text())
+    (folder / "fixme" / "width.txt").write_text("16")
+    assert status(["fix", "fixme/net.py:Net", "--unsafe"]) == 0
+    assert "nn.ModuleList(" in package[1].read_text()
+    assert "nn.ModuleDict(" in net.read_text()
+    assert "initio-fix" not in "".join(file.read_text() for file in package)
+
+
 def test_if_one_file_cannot_be_replaced_none_is(folder, package, monkeypatch, capsys):
     before = [file.read_text() for file in package]
     replace, calls = os.replace, []

@@ -114,7 +114,9 @@ class _Job:
     def look(self, texts: Mapping[Path, bytes], mode: bool | None = None, state: Any = None, *, check: bool = True) -> _State:
         """Import the project with these texts, check the target, and run it in a mode (taking over a state) if one is given."""
         steps, targets = importlib.import_module("initio.api.steps"), importlib.import_module("initio.api.targets")
-        with importlib.import_module("initio.rewrite.source.mirror").mirror(self.root, texts) as copy:
+        place = self.root / self.inside
+        own = {place: place.read_bytes()} if place.is_file() else {}  # its directory is a copy even if only another one changes
+        with importlib.import_module("initio.rewrite.source.mirror").mirror(self.root, {**own, **texts}) as copy:
             found = targets.resolve(f"{copy / self.inside}:{self.target.rpartition(':')[2]}" if self.inside else self.target, self.args)
             given = self.specs or found.inputs
             if not given:
@@ -218,7 +220,10 @@ def _root(target: str) -> tuple[Path, str]:
         raise InitioError("FILE.py:NAME or PACKAGE.MODULE:NAME of your own source", came, where="TARGET", remedy="Name the file to fix.")
     if place.endswith(".py"):
         path = Path(place).resolve()
-        return path.parent, path.name
+        root = path.parent
+        while (root / "__init__.py").is_file() and root != root.parent:  # its package may be imported by name
+            root = root.parent
+        return root, str(path.relative_to(root))
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     spec = None

@@ -63,9 +63,19 @@ def _fill(root: Path, copy: Path, texts: Mapping[Path, bytes]) -> None:
         elif entry.name.endswith(".py") and entry.is_file():
             shutil.copyfile(entry.path, target)
         else:
-            target.symlink_to(Path(entry.path).absolute(), target_is_directory=entry.is_dir())
+            _link(Path(entry.path).absolute(), target)
     for name, text in here.items():
         (copy / name).write_bytes(text)
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        target.symlink_to(path, target_is_directory=path.is_dir())
+    except OSError:  # where links are a privilege
+        if path.is_dir():
+            shutil.copytree(path, target)
+        else:
+            shutil.copyfile(path, target)
 
 
 def _below(root: Path, modules: Mapping[str, ModuleType]) -> Iterable[str]:
