@@ -85,7 +85,17 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "normless_resnet": normless_resnet,
     "post_norm": Transformer,
 }
-METHODS = ("default", "kaiming", "lsuv", "anyinit", "anyinit data", "initio forward", "initio residual", "initio polish")
+METHODS = (
+    "default",
+    "kaiming",
+    "lsuv",
+    "anyinit",
+    "anyinit data",
+    "initio forward",
+    "initio residual",
+    "initio orthogonal",
+    "initio polish",
+)
 
 
 def kaiming(model: nn.Module, name: str) -> None:
@@ -123,7 +133,7 @@ def lsuv(model: nn.Module, batch: Tensor) -> None:
             module.weight.div_(std)
 
 
-PLANS: dict[tuple[str, str], Any] = {}
+PLANS: dict[tuple[str, str, str | None], Any] = {}
 
 
 def initialise(model: nn.Module, name: str, method: str, batch: Tensor, seed: int) -> None:
@@ -141,9 +151,10 @@ def initialise(model: nn.Module, name: str, method: str, batch: Tensor, seed: in
             anyinit.initialize(model, "empirical", batch, seed=seed)
     elif method.startswith("initio"):
         target = {"initio forward": "forward"}.get(method, "residual")
-        key = (name, target)
+        family = "orthogonal" if method in ("initio orthogonal", "initio polish") else None
+        key = (name, target, family)
         if key not in PLANS:
-            PLANS[key] = solve(NETWORKS[name], (BATCH, 64), target)
+            PLANS[key] = solve(NETWORKS[name], (BATCH, 64), target, family=family)
         PLANS[key].apply_(model, torch.Generator().manual_seed(seed))
         if method == "initio polish":
             PLANS[key].polish(model, batch)

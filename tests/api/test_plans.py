@@ -259,7 +259,7 @@ def test_a_plan_that_lacks_parameters_is_refused(plan):
     assert torch.equal(model.down.weight, before)
 
 
-@pytest.mark.parametrize("changes", [{"target": "sideways"}, {"second": 0.0}, {"second": math.nan}, {"second": "1"}])
+@pytest.mark.parametrize("changes", [{"target": "sideways"}, {"second": 0.0}, {"second": math.nan}, {"second": "1"}, {"family": "cauchy"}])
 def test_targets_that_make_no_sense(changes):
     with pytest.raises(InitioError):
         solve(mlp, "4x64", **changes)
@@ -300,6 +300,15 @@ def test_given_values_stay_and_are_refused_on_the_meta_device():
         model = Positioned()
     with pytest.raises(InitioError, match="code is on the meta device"):
         plan.apply_(model)
+
+
+@pytest.mark.parametrize("family", ["normal", "uniform", "orthogonal"])
+def test_another_family_has_the_same_profile(plan, family):
+    other = solve(Net, TOKENS, family=family)
+    assert {other.parameters[name].family for name in ("mix.weight", "up.weight", "down.weight")} == {family}
+    assert other.parameters["table.weight"] == plan.parameters["table.weight"]
+    for name in plan.gains:
+        assert other.parameters[name].std == pytest.approx(plan.parameters[name].std, rel=1e-6)
 
 
 def test_rates_of_mup():

@@ -13,6 +13,7 @@ from initio.core.plan import Owner, Plan, Scale
 __all__ = ["TARGETS", "solve"]
 
 TARGETS = ("forward", "backward", "compromise", "residual", "ratio", "mup")
+FAMILIES = ("normal", "uniform", "orthogonal")
 FACTOR = 1.1
 """A target counts as met within this factor."""
 
@@ -23,14 +24,15 @@ def solve(
     target: str = "forward",
     *,
     second: float = 1.0,
+    family: str | None = None,
     loss: str | Callable[..., Any] | None = None,
     train: bool = True,
     rounds: int = 12,
 ) -> Plan:
     """The initialisation of every parameter that gives the wanted profile, solved on the predicted moments.
 
-    Each weight keeps the family that its author drew it from (normal, uniform, orthogonal) and gets a gain; drawn biases become zero;
-    what is zero or constant on purpose, norms and position codes stay. Targets, with y a weight's product and δ its cotangent:
+    Each weight keeps the family that its author drew it from, or gets `family` ("normal", "uniform", "orthogonal"; tables keep theirs),
+    and a gain; drawn biases become zero; what is zero or constant on purpose, norms and position codes stay. Targets, with y a weight's product and δ its cotangent:
 
     * "forward" — E[y²] = `second` for every weight.
     * "backward" — E[δ²] is handed on unchanged, through the nonlinearity, from each weight's product to those before it.
@@ -42,7 +44,7 @@ def solve(
     `inputs`, `loss` and `train` are those of `analyze`; `rounds` bounds the iterations of the backward targets.
 
     Raises:
-        InitioError: as `analyze`; an unknown target; a model without a weight that a gain can be chosen for.
+        InitioError: as `analyze`; an unknown target or family; a model without a weight that a gain can be chosen for.
 
     >>> from initio.examples.plain_mlp import Model
     >>> plan = solve(Model, (16, 64))
@@ -54,12 +56,15 @@ def solve(
     number: Any = second
     if not (isinstance(number, (int, float)) and number > 0 and math.isfinite(number)):
         raise InitioError("a positive second moment", f"{second!r} came", where="second", remedy="1.0 is the usual one.")
+    if family not in (None, *FAMILIES):
+        raise InitioError(f"a family among {', '.join(FAMILIES)}", f"{family!r} came", where="family", remedy="None keeps the author's.")
     steps: Any = importlib.import_module("initio.api.steps")
     analysis = steps.analyze(model_or_factory, inputs, loss=loss, train=train)
     if analysis.record.crash is not None:
         raise steps.crash_error(analysis.record.crash, getattr(model_or_factory, "__qualname__", type(model_or_factory).__name__))
     engine: Any = importlib.import_module("initio.interpreters.solve")
-    solution = engine.solve_gains(analysis.record, target, second=float(second), rounds=rounds)
+    record = engine.with_family(analysis.record, family) if family is not None else analysis.record
+    solution = engine.solve_gains(record, target, second=float(second), rounds=rounds)
     if not solution.gains:
         why = "; ".join(f"{name}: {reason}" for name, reason in list(solution.left.items())[:4]) or "it has no matrices"
         raise InitioError("a weight to scale", f"none was found ({why})", where="model", remedy="Give a factory whose weights are drawn.")

@@ -32,6 +32,7 @@ def init(
     arg: commands.Args = None,
     profile: Annotated[Profile, typer.Option("--target", "-t", help="The wanted profile of scales")] = Profile.forward,
     second: Annotated[float, typer.Option("--second", help="The wanted second moment of a weight's product")] = 1.0,
+    family: Annotated[str | None, typer.Option("--family", help="normal, uniform or orthogonal, instead of the author's")] = None,
     loss: commands.Loss = None,
     evaluate: commands.Eval = False,
     code: Annotated[bool, typer.Option("--code", help="The function of torch.nn.init calls, to be pasted into the model")] = False,
@@ -46,7 +47,7 @@ def init(
         raise InitioError("one format", "--code and --format json came", where="--code", remedy="Leave one out.")
     with write(output) as sink:
         found, given = commands.resolved(target, inputs, arg)
-        plan = solve(found.build, given, profile.value, second=second, loss=loss or found.loss, train=not evaluate)
+        plan = solve(found.build, given, profile.value, second=second, family=family, loss=loss or found.loss, train=not evaluate)
         if code:
             sink.write(plan.to_code())
         else:

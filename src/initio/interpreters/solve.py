@@ -26,7 +26,7 @@ from initio.interpreters.contractions import Back, Contractions
 from initio.interpreters.propagate import advance, propagate, start
 from initio.interpreters.simulate import Simulator
 
-__all__ = ["TARGETS", "Solution", "Target", "planned", "scaled", "solve_gains"]
+__all__ = ["TARGETS", "Solution", "Target", "planned", "scaled", "solve_gains", "with_family"]
 
 Target = Literal["forward", "backward", "compromise", "residual", "ratio", "mup"]
 TARGETS: tuple[Target, ...] = ("forward", "backward", "compromise", "residual", "ratio", "mup")
@@ -73,6 +73,28 @@ def scaled(d: Distribution, gain: float) -> Distribution:
             return replace(d, parameters={k: v * gain for k, v in p.items()})
         case _:
             return Distribution("normal", {"mean": 0.0, "std": d.std * gain}, d.shape)
+
+
+def with_family(record: Record, family: str) -> Record:
+    """The record with its weights (tables and weights with regions aside) drawn from another family of the same variance."""
+    graph = Contractions(record)
+    tables = graph.tables() | graph.tied()
+    changed = {
+        value: replace(p, distribution=_of_family(p.distribution, family, record.values[value].shape), copy_of="")
+        for value, p in graph.weights.items()
+        if value not in tables and p.distribution.family != "parts"
+    }
+    return replace(record, parameters=tuple(changed.get(p.value, p) for p in record.parameters))
+
+
+def _of_family(d: Distribution, family: str, shape: tuple[int, ...]) -> Distribution:
+    match family:
+        case "normal":
+            return Distribution("normal", {"mean": 0.0, "std": d.std}, shape)
+        case "uniform":
+            return Distribution("uniform", {"low": -math.sqrt(3) * d.std, "high": math.sqrt(3) * d.std}, shape)
+        case _:
+            return Distribution("orthogonal", {"gain": d.std * math.sqrt(max(shape[0], math.prod(shape[1:])))}, shape)
 
 
 def planned(record: Record, gains: Mapping[int, float], zero: set[str]) -> Record:
