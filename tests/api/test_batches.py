@@ -65,17 +65,23 @@ def test_a_scale_that_the_forward_pass_applies_is_never_planned():
 GAIN = 1.0
 
 
-class Hidden(nn.Sequential):
+class Hidden(nn.Module):
     """The forward pass reads what no attribute and no draw tells."""
 
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(mlp(1)[0] for _ in range(4))
+
     def forward(self, x):
-        return torch.relu(super().forward(x)) if GAIN > 1.5 else torch.tanh(super().forward(x))
+        for layer in self.layers:
+            x = torch.relu(layer(x)) if GAIN > 1.5 else torch.tanh(layer(x))
+        return x
 
 
 def hidden(gain: float = 1.0):
     global GAIN
     GAIN = gain
-    return Hidden(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32))
+    return Hidden()
 
 
 def test_a_control_finds_what_the_trace_cannot_see():
