@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 import textwrap
 
 import pytest
@@ -32,8 +33,14 @@ FIXED = DROPOUT.replace("0.1)", "0.1, training=self.training)")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    """The working directory; another one holds temporary files, of which none may stay."""
+    work, temporary = tmp_path / "work", tmp_path / "temporary"
+    work.mkdir()
+    temporary.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    yield work
+    assert not [name for name in os.listdir(temporary) if name.startswith("initio")]
 
 
 def write(folder, text, name="net.py"):
@@ -384,6 +391,27 @@ def test_what_cannot_be_fixed_is_an_error(folder, capsys, target, said):
     write(folder, "class Net(:\n", "broken.py")
     assert status(["fix", target]) == 2
     assert said in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_model_that_hangs_is_given_up(folder, capsys):
+    file = write(folder, DROPOUT.replace("super().__init__()", "super().__init__()\n        while True:\n            pass"))
+    before = file.read_text()
+    assert status(["fix", "net.py:Net", "--timeout", "1"]) == 2
+    assert "--timeout" in capsys.readouterr().err
+    assert file.read_text() == before
+
+
+def test_what_no_edit_mends_is_left_to_the_user(folder, capsys):
+    write(
+        folder,
+        DROPOUT.replace("0.1)", "0.1, self.training)").replace(
+            "nn.Linear(16, 16)", "nn.Sequential(*(nn.Linear(16, 16) for _ in range(12)))"
+        ),
+    )
+    assert status(["fix", "net.py:Net", "--select", "SIG,GRD"]) == 0
+    out = capsys.readouterr().out
+    assert "by hand GRD104 net.py:" in out
+    assert "fixed" not in out
 
 
 LITERAL = """
