@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import sympy as sp
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from initio.core.gaussian import expect
 from initio.core.inputs import InputSpec, normalise
 from initio.core.order import variance_shift
 from initio.core.plain import plain
+from initio.derivations.formulas import formulas
 from initio.derivations.gaps import Difference, Law, given_units, predicted
 from initio.derivations.maps import Map, classify, undefined
 from initio.derivations.verdicts import Proof, prove
@@ -77,7 +79,8 @@ class Mode:
 class Commutation:
     """f(g(x)) against g(f(x)). `verdict`, `reason`, `difference` and `measured` are those of training mode.
 
-    `variance_shift` is Var D x / Var x where a norm follows dropout; `unit` the largest gap of one unit behind a linear map.
+    `variance_shift` is Var D x / Var x where a norm follows dropout; `unit` the largest gap of one unit behind a linear map; `formulas`
+    are sympy equations of the expectations over masks, in the symbols of `initio.derivations.formulas`.
     """
 
     f: str
@@ -88,6 +91,7 @@ class Commutation:
     eval: Mode
     variance_shift: float | None = None
     unit: UnitGap | None = None
+    formulas: tuple[Any, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -124,6 +128,7 @@ class Commutation:
             rows.append(f"       difference, predicted: {said}")
             seen = f"mean {m.mean:.6g} ± {m.mean_error:.2g}, second moment {m.second:.6g} ± {m.second_error:.2g}, {m.draws} draws"
             rows.append(f"       difference, measured:  {seen}")
+        rows += [f"       {sp.sstr(e.lhs)} = {sp.sstr(e.rhs).replace('**', '^')}" for e in self.formulas]
         if self.variance_shift is not None:
             ratio = f"{self.variance_shift:.4g} times the variance that it sees in evaluation: 1 + p/(1−p)·E[x²]/Var x"
             rows.append(f"       behind the dropout, the norm sees in training {ratio}")
@@ -169,7 +174,7 @@ def commute(f: Any, g: Any, x: Any = None, *, draws: int = 64, seed: int = 0) ->
         shift = variance_shift(drop.p, law.second, law.second - centred**2)
     if drop.kind == "dropout" and other.kind == "layer" and drop.p > 0:
         unit = _unit_gap(drop, other, law, shape, seed)
-    return Commutation(pair[0].name, pair[1].name, str(law), shape, modes[True], modes[False], shift, unit)
+    return Commutation(pair[0].name, pair[1].name, str(law), shape, modes[True], modes[False], shift, unit, formulas(*pair))
 
 
 def _input(f: Map, g: Map, x: Any) -> tuple[Law, tuple[int, ...]]:
