@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -5,6 +6,7 @@ import shutil
 import pytest
 
 import initio
+from families import mlp
 from initio.examples.split_transform_merge import Model
 from initio.render.html import embedded, page, report_of
 from render.pages import DATA, HOSTILE, Network
@@ -154,3 +156,23 @@ def test_ten_thousand_modules_draw_only_what_is_in_sight(show, text):
     tab.locator("#table").evaluate("table => { table.scrollTop = table.scrollHeight; }")
     playwright.expect(tab.locator("#table .body .row", has_text="more.0")).to_have_count(1)
     assert tab.locator("#table .body .row").count() < 100
+
+
+def test_maps_of_a_sweep(show):
+    found = initio.sweep(mlp, {"depth": (2, 5), "gain": (0.5, 1.0), "act": ("tanh", "relu")}, (4, 32), workers=0, findings=False)
+    tab = show(dataclasses.replace(found, target=HOSTILE).to_html())
+    assert tab.locator("rect.cell").count() == 4
+    assert HOSTILE in tab.locator("h1").inner_text()
+    tab.locator("rect.cell").first.focus()
+    tab.keyboard.press("ArrowRight")
+    assert tab.locator("#told").inner_text().startswith("depth = 5, gain = 0.5, act = tanh")
+    tab.keyboard.press("ArrowUp")
+    assert tab.locator("#told").inner_text().startswith("depth = 5, gain = 1, act = tanh")
+    before = tab.locator("rect.cell").nth(3).get_attribute("fill")
+    tab.get_by_label("act", exact=True).select_option("relu")
+    tab.locator("rect.cell").nth(3).hover()
+    assert "act = relu" in tab.locator("#told").inner_text()
+    tab.get_by_label("Quantity", exact=True).select_option("layers")
+    assert tab.locator("rect.cell").nth(3).get_attribute("fill") != before
+    tab.get_by_label("Across", exact=True).select_option("2")
+    assert tab.locator("svg").get_attribute("aria-label").endswith("over act and gain")

@@ -126,6 +126,7 @@ function draw() {
 function choice(label, options, chosen, then) {
   const box = document.createElement("label"), select = document.createElement("select");
   box.textContent = `${label} `;
+  select.setAttribute("aria-label", label);
   options.forEach(([value, text]) => select.add(new Option(text, value, false, String(value) === String(chosen))));
   select.addEventListener("change", () => { then(select.value); choices(); draw(); });
   box.appendChild(select);
@@ -150,3 +151,4 @@ const failures = data.failed.filter((f) => f).length, open = data.failed.filter(
 find("about").textContent = `${data.failed.length} cells, ${failures} failed, ${open} not finished; input ${data.inputs}; Initio ${data.version}`;
 data.remarks.forEach((text) => { find("remarks").appendChild(document.createElement("li")).textContent = text; });
 if (names.length) { choices(); draw(); } else find("map").textContent = "No cell has a result.";
+document.documentElement.dataset.ready = "";
