@@ -10,27 +10,9 @@ from initio.core.record import Node, Parameter, Record
 __all__ = ["Back", "Contractions", "Use", "name_of"]
 
 CONTRACTIONS = frozenset({"mm", "addmm", "bmm", "baddbmm", "convolution", "linear", "matmul", "mv", "addmv", "embedding"})
-PLUMBING = frozenset(
-    [
-        "t",
-        "transpose",
-        "permute",
-        "view",
-        "reshape",
-        "_unsafe_view",
-        "expand",
-        "unsqueeze",
-        "squeeze",
-        "detach",
-        "clone",
-        "slice",
-        "split",
-        "chunk",
-        "select",
-        "_to_copy",
-        "alias",
-    ]
-)
+SHAPES = ["t", "transpose", "permute", "view", "reshape", "_unsafe_view", "_reshape_alias", "expand", "unsqueeze", "squeeze"]
+PIECES = ["slice", "select", "split", "split_with_sizes", "unsafe_split", "chunk", "unbind"]
+PLUMBING = frozenset([*SHAPES, *PIECES, "detach", "clone", "alias", "_to_copy"])
 SUMS = frozenset({"add", "sub"})
 ERRORS = 5.0
 """Standard errors of the mean of a given tensor's entries within which they count as drawn around zero."""
