@@ -401,6 +401,23 @@ def test_a_model_that_hangs_is_given_up(folder, capsys):
     assert file.read_text() == before
 
 
+def test_a_report_says_that_there_are_edits(folder, capsys):
+    write(folder, DROPOUT)
+    assert status(["check", "net.py:Net"]) == 1
+    assert "`initio fix net.py:Net --diff --unsafe` shows edits for 1 of these." in capsys.readouterr().out
+
+
+def test_a_built_instance_and_a_factory_with_arguments(folder):
+    file = write(folder, DROPOUT.replace('INPUT = "8x16"\n', "") + "\n\ndef make(scale):\n    return Net()\n\n\nbuilt = Net()\n")
+    before = file.read_text()
+    assert status(["fix", "net.py:built"]) == 2  # no input
+    assert status(["fix", "net.py:built", "-i", "8x16", "--diff"]) == 1
+    assert status(["fix", "net.py:make", "-i", "8x16", "--diff", "--arg", "scale=2"]) == 1
+    assert file.read_text() == before
+    assert status(["fix", "net.py:built", "-i", "8x16"]) == 0
+    assert "training=self.training" in file.read_text()
+
+
 def test_what_no_edit_mends_is_left_to_the_user(folder, capsys):
     write(
         folder,

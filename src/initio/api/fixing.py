@@ -19,6 +19,7 @@ from initio.core.inputs import parse
 from initio.core.record import Source
 from initio.core.report import Report
 from initio.core.rewriting import Fixing, Refused
+from initio.core.suppressions import INSTALLED
 
 __all__ = ["fix"]
 
@@ -177,9 +178,6 @@ class _Job:
             return f"outputs in {'training' if mode else 'evaluation'} mode are not the same: {why}"
         why = _left(state.report, after.report, findings, reached) or _worse(state.report, after.report)
         return why or replace(after, outcome=None)
-
-
-INSTALLED = ("site-packages", "dist-packages")
 
 
 def _left(before: Report, after: Report, findings: list[Finding], reached: list[tuple[str, ...] | None]) -> str:

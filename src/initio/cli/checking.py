@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from initio.core.errors import InitioError
 
 if TYPE_CHECKING:
+    from initio.core.finding import Finding
     from initio.core.report import Report
     from initio.core.settings import Settings, TargetSettings
 
@@ -172,3 +173,16 @@ def _terminal(reports: Sequence[Report], sink: TextIO, note: str) -> None:
             page.print()
         terminal.show_report(report, page)
     terminal.show_summary(reports, page)
+    for report in reports:
+        count = 0 if report.target.startswith("initio.") else sum(_editable(finding) for finding in report.findings)
+        if count:
+            page.print(f"`initio fix {report.target} --diff --unsafe` shows edits for {count} of these.", style="dim", soft_wrap=True)
+
+
+def _editable(finding: Finding) -> bool:
+    """Whether `initio fix` may know an edit: there is one for the code, and the line is in no installed package."""
+    from initio.core.suppressions import INSTALLED
+    from initio.rewrite.source import EDITS
+
+    own = finding.source is not None and not any(part in finding.source.file for part in INSTALLED)
+    return finding.fix is not None and finding.code in EDITS and own

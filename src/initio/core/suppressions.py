@@ -17,7 +17,7 @@ from initio.core.finding import Finding
 from initio.core.plain import dumps
 from initio.core.report import Report, selected
 
-__all__ = ["BASELINE_SCHEMA", "Comment", "baseline_text", "comments", "read_baseline", "suppress"]
+__all__ = ["BASELINE_SCHEMA", "INSTALLED", "Comment", "baseline_text", "comments", "read_baseline", "suppress"]
 
 BASELINE_SCHEMA = "initio.baseline/1"
 COMMENT = re.compile(r"#\s*initio:\s*ignore(?:\[([A-Za-z0-9_,\s]*)\])?")

@@ -59,8 +59,11 @@ class Desk:
         return self.made_at[key]
 
     def texts(self) -> dict[Path, bytes]:
-        """The files that change, with their new contents."""
-        results = {path: draft.result() for path, draft in self.drafts.items()}
+        """The files that change, with their new contents. Replacements that do not go together raise `Unfixable`."""
+        try:
+            results = {path: draft.result() for path, draft in self.drafts.items()}
+        except (cst.CSTValidationError, AttributeError, TypeError) as error:
+            raise Unfixable(f"the edits do not go together: {error}") from error
         return {path: text for path, text in results.items() if text != self.drafts[path].data}
 
     def made(self, path: str, finding: Finding | None = None) -> tuple[Draft, cst.Call]:

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["INSTALLED", "mirror"]
+from initio.core.suppressions import INSTALLED
 
-INSTALLED = ("site-packages", "dist-packages")
+__all__ = ["mirror"]
+
 KEPT = frozenset({"initio", "torch", "numpy", "__main__", "__mp_main__"})
 
 
