@@ -119,3 +119,34 @@ def test_command_line(tmp_path, capsys):
     assert payload_of(path.read_text(encoding="utf-8"))["target"] == "initio.examples.residual:Model"
     assert str(path) in capsys.readouterr().err
     assert status(["report", "initio.examples.residual:Model", "--select", "NONE", "-o", str(path)]) == 2
+
+
+def test_the_derivation_is_a_folded_section(report):
+    derivation = initio.derive(Network, "8x16", what=("signal", "gradient"), title="network")
+    text = report.to_html(derivation=derivation)
+    section = re.search(r'<section id="derivation">.*?</section>', text, re.DOTALL)[0]
+    assert section.count("<math") == sum(len(step.formulas) for step in derivation) > 0
+    assert "<details" in section
+    assert f"{len(derivation)} steps" in section
+    assert 'id="derivation"' not in DATA.sub("", report.to_html())
+    hostile = initio.derive(lambda: Network(HOSTILE, depth=1), "8x16", what=("signal", "gradient"), title=HOSTILE)
+    text = initio.analyze(lambda: Network(HOSTILE, depth=1), "8x16").to_html(derivation=hostile)
+    assert text.count("</script>") == 3
+    assert "<img" not in text
+
+
+def test_fixes_are_shown_as_diffs(tmp_path, monkeypatch):
+    file = tmp_path / "shown.py"
+    file.write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.conv = nn.Conv2d(3, 8, 3, padding=1)\n        self.norm = nn.BatchNorm2d(8)\n\n"
+        "    def forward(self, x):\n        return self.norm(self.conv(x))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "page.html"
+    assert status(["report", "shown.py:Net", "-i", "4x3x8x8", "--derive", "-o", str(path)]) == 0
+    text = path.read_text(encoding="utf-8")
+    assert 'id="derivation"' in text
+    found = next(each for each in payload_of(text)["findings"] if each["code"] == "NRM101")
+    assert "+        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)" in found["diff"].splitlines()
+    assert file.read_text().count("bias") == 0

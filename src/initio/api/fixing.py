@@ -21,7 +21,7 @@ from initio.core.report import Report
 from initio.core.rewriting import Fixing, Refused
 from initio.core.suppressions import INSTALLED
 
-__all__ = ["fix"]
+__all__ = ["drafts", "fix"]
 
 MODES = {"MOD101": True, "NRM101": True}
 """Codes whose fixed model computes the same in training mode; a fix that claims safety does so in evaluation mode unless it is here."""
@@ -82,6 +82,35 @@ def fix(
     by_hand = tuple(f for f in left if f.code not in edits)
     changed = {path: (job.originals[path], text) for path, text in state.texts.items()}
     return Fixing(target, changed, tuple(done), tuple(refused.values()), held, by_hand, state.report)
+
+
+def drafts(report: Report, most: int = 50) -> dict[str, str]:
+    """The edit that `fix` would try for each of the first `most` findings, by fingerprint, as a unified diff; nothing is proven here.
+
+    A finding is left out where no edit mends its code, where the source does not show the place, or where the file is not yours.
+    """
+    source = importlib.import_module("initio.rewrite.source")
+    found: dict[str, str] = {}
+
+    def read(file: str) -> tuple[Path, bytes]:
+        path = Path(file).resolve()
+        if any(part in path.parts for part in INSTALLED) or not path.is_file():
+            raise source.Unfixable(f"{file} is not among your files")
+        return path, path.read_bytes()
+
+    for finding in report.findings[:most]:
+        if finding.fix is None or finding.code not in source.EDITS:
+            continue
+        desk = source.Desk(report.analysis, read)
+        try:
+            desk.attempt(source.EDITS[finding.code], finding)
+            texts = desk.texts()
+        except source.Unfixable:
+            continue
+        changed = {path: (path.read_bytes(), text) for path, text in texts.items()}
+        if changed:
+            found[finding.fingerprint] = Fixing(report.target, changed, (finding,), (), (), (), report).diff()
+    return found
 
 
 def _next(findings: Iterable[Finding], refused: Mapping[str, Refused], unsafe: bool) -> list[Finding]:

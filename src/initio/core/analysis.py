@@ -326,10 +326,13 @@ class Analysis:
         """JSON text with a `schema` version; NaN is null, infinities are the strings "inf" and "-inf"."""
         return dumps(self.to_dict())
 
-    def to_html(self, target: str = "") -> str:
-        """The report page: one HTML file that loads nothing, with the findings of the checks that need no second mode."""
+    def to_html(self, target: str = "", derivation: Any = None) -> str:
+        """The report page: one HTML file that loads nothing, with the findings of the checks that need no second mode.
+
+        `derivation` (of `initio.derive`) is added as a folded section.
+        """
         html: Any = importlib.import_module("initio.render.html")
-        return html.page(html.report_of(self, target))
+        return html.page(html.report_of(self, target), derivation=derivation)
 
     def _repr_html_(self) -> str:
         return importlib.import_module("initio.render.html").frame(self.to_html())

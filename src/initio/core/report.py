@@ -63,9 +63,9 @@ class Report:
         """JSON text with a `schema` version; NaN and infinity never appear bare."""
         return dumps(self.to_dict())
 
-    def to_html(self) -> str:
-        """The report page: one HTML file that loads nothing."""
-        return importlib.import_module("initio.render.html").page(self)
+    def to_html(self, derivation: Any = None) -> str:
+        """The report page: one HTML file that loads nothing; `derivation` (of `initio.derive`) is added as a folded section."""
+        return importlib.import_module("initio.render.html").page(self, derivation=derivation)
 
     def _repr_html_(self) -> str:
         return importlib.import_module("initio.render.html").frame(self.to_html())

@@ -13,7 +13,7 @@ from sympy.printing.mathml import MathMLPresentationPrinter
 
 from initio.derivations.derivation import Derivation, Step, Table
 
-__all__ = ["FORMATS"]
+__all__ = ["FORMATS", "fragment"]
 
 MARKS = {"verified": "✓", "refuted": "✗ REFUTED", "not verified": "–", "definition": "·"}
 SECTIONS = {
@@ -92,10 +92,16 @@ def page(derivation: Derivation) -> str:
     """One HTML page, formulas in MathML."""
     lines = ['<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">']
     lines.append(f"<title>{html.escape(derivation.title)}</title><style>{STYLE}</style><body><h1>{html.escape(derivation.title)}</h1>")
+    return "\n".join([*lines, fragment(derivation)]) + "</body></html>\n"
+
+
+def fragment(derivation: Derivation, level: int = 2) -> str:
+    """The sections of a derivation as HTML under headings of `level` and the next; everything from the model is escaped."""
+    lines: list[str] = []
     for section, steps in _sections(derivation):
-        lines.append(f"<h2>{html.escape(SECTIONS.get(section, section))}</h2>")
+        lines.append(f"<h{level}>{html.escape(SECTIONS.get(section, section))}</h{level}>")
         for step in steps:
-            lines.append(f"<h3>{html.escape(step.title)}</h3>")
+            lines.append(f"<h{level + 1}>{html.escape(step.title)}</h{level + 1}>")
             lines += [f'<div class="f"><math display="block">{mathml(formula)}</math></div>' for formula in step.formulas]
             lines += [f"<p>{_indices(step.text)}</p>"] if step.text else []
             if step.table:
@@ -108,7 +114,7 @@ def page(derivation: Derivation) -> str:
             kind = step.verification.status
             lines.append(f'<p class="v {kind.replace(" ", "-")}"><b>{MARKS[kind].split()[0]} {kind}</b>{said}.</p>')
     lines += [f'<p class="v">{html.escape(line)}</p>' for line in _notes(derivation, "") if line]
-    return "\n".join(lines) + "</body></html>\n"
+    return "\n".join(lines)
 
 
 FORMATS: dict[str, Callable[[Derivation], str]] = {"text": text, "markdown": markdown, "latex": latex, "html": page}

@@ -14,37 +14,61 @@ from initio.render.payload import Measured, payload
 
 if TYPE_CHECKING:
     import sys
+    from collections.abc import Mapping, Sequence
+
+    from initio.derivations.derivation import Derivation
 
     if sys.version_info >= (3, 11):
         from importlib.resources.abc import Traversable
     else:
         from importlib.abc import Traversable
 
-__all__ = ["embedded", "frame", "page", "report_of"]
+__all__ = ["SCRIPTS", "embedded", "filled", "frame", "page", "report_of"]
+
+SCRIPTS = ("page.js", "charts.js", "table.js", "diagram.js", "start.js")
 
 UNSAFE = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 """Characters that could end a script element, or a line of one, as JSON escapes."""
 
 
-def page(report: Report, measured: Measured | None = None) -> str:
-    """The page of a report. Names from the model enter as JSON only, and the script writes them as text."""
-    data = files("initio.render").joinpath("page")
-    parts = {
-        "TITLE": escape(report.target[:200]),
-        "UPLOT_CSS": _read(data, "uPlot.min.css"),
-        "CSS": _read(data, "page.css"),
-        "LICENSE": escape(_read(data, "uPlot-LICENSE.txt").strip()).replace("--", "- -"),
-        "UPLOT": _read(data, "uPlot.iife.min.js"),
-        "DATA": embedded(payload(report, measured)),
-        "SCRIPT": "".join(_read(data, name) for name in ("page.js", "charts.js", "table.js", "diagram.js", "start.js")),
+def page(
+    report: Report, measured: Measured | None = None, *, derivation: Derivation | None = None, diffs: Mapping[str, str] | None = None
+) -> str:
+    """The page of a report. Names from the model enter as JSON only, and the script writes them as text.
+
+    `derivation` adds its steps, escaped, as a folded section; `diffs` holds the edit of a finding by its fingerprint.
+    """
+    return filled("page.html", report.target, payload(report, measured, diffs), SCRIPTS, DERIVATION=_derived(derivation))
+
+
+def filled(template: str, title: str, data: object, scripts: Sequence[str], **parts: str) -> str:
+    """A template of the package with style, plotting library, data and scripts put in; `parts` are markup."""
+    folder = files("initio.render").joinpath("page")
+    parts |= {
+        "TITLE": escape(title[:200]),
+        "UPLOT_CSS": _read(folder, "uPlot.min.css"),
+        "CSS": _read(folder, "page.css"),
+        "LICENSE": escape(_read(folder, "uPlot-LICENSE.txt").strip()).replace("--", "- -"),
+        "UPLOT": _read(folder, "uPlot.iife.min.js"),
+        "DATA": embedded(data),
+        "SCRIPT": "".join(_read(folder, name) for name in scripts),
     }
-    text = _read(data, "page.html")
-    first, *rest = text.split("{{")
+    first, *rest = _read(folder, template).split("{{")
     pieces = [first]
     for piece in rest:
         name, _, tail = piece.partition("}}")
         pieces += [parts[name], tail]
     return "".join(pieces)
+
+
+def _derived(derivation: Derivation | None) -> str:
+    if derivation is None:
+        return ""
+    from initio.derivations.formats import fragment
+
+    steps = f"{len(derivation)} step" + ("s" if len(derivation) != 1 else "")
+    summary = f"<summary>{steps}, each with its verification</summary>"
+    return f'<section id="derivation"><h2>Derivation</h2><details class="card">{summary}{fragment(derivation, 3)}</details></section>'
 
 
 def embedded(data: object) -> str:

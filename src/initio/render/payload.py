@@ -31,8 +31,8 @@ LIMITS = {
 """Smallest normal and largest number of each format (IEEE 754 binary16; bfloat16; Micikevicius et al. 2022, table 1)."""
 
 
-def payload(report: Report, measured: Measured | None = None) -> dict[str, Any]:
-    """The page's data; numbers keep five significant digits, NaN is None."""
+def payload(report: Report, measured: Measured | None = None, diffs: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The page's data; numbers keep five significant digits, NaN is None. `diffs`: edits of findings by fingerprint."""
     analysis = report.analysis
     counts = count(analysis.record)
     paths = [module.path for module in counts.modules]
@@ -48,7 +48,7 @@ def payload(report: Report, measured: Measured | None = None) -> dict[str, Any]:
         "claims": analysis.claims,
         "notes": list(report.notes),
         "crash": None if analysis.record.crash is None else f"{analysis.record.crash.error}: {analysis.record.crash.message}",
-        "findings": [_finding(finding, index) for finding in report.findings],
+        "findings": [_finding(finding, index, diffs or {}) for finding in report.findings],
         "pages": {code: _page(code) for code in dict.fromkeys(finding.code for finding in report.findings)},
         "totals": _totals(counts),
         "modules": _modules(analysis, counts, index),
@@ -86,8 +86,9 @@ def _at(path: str, index: Mapping[str, int]) -> int:
     return index[path] if path in index else _holder(path, index)
 
 
-def _finding(finding: Finding, index: Mapping[str, int]) -> dict[str, Any]:
+def _finding(finding: Finding, index: Mapping[str, int], diffs: Mapping[str, str]) -> dict[str, Any]:
     row = finding_dict(finding)
+    row["diff"] = diffs.get(finding.fingerprint)
     row["at"] = _at(finding.module, index)
     row["source"] = None if finding.source is None else {"place": place(finding.source), "text": finding.source.text}
     if finding.fix is not None:

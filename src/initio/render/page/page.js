@@ -124,7 +124,8 @@ function finding(item) {
   if (evidence.length) card.append(el("dl", {class: "evidence"}, ...evidence.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, known(value) ? number(value) : String(value))))));
   if (item.remedy) card.append(el("p", {}, el("b", {}, "Remedy. "), ...inline(item.remedy)));
   if (item.fix) card.append(el("p", {}, el("b", {}, `Fix (${item.fix.applicability}). `), item.fix.title));
-  if (item.fix && item.fix.edit) card.append(diff(item.fix.edit));
+  if (item.fix && item.fix.edit && !item.diff) card.append(diff(item.fix.edit));
+  if (item.diff) card.append(diff(item.diff), el("p", {class: "hint"}, "The edit that ", el("code", {}, "initio fix"), " would try; it proves an edit before it writes."));
   if (data.pages[item.code]) {
     const more = el("details", {}, el("summary", {}, "Explanation"));
     more.addEventListener("toggle", () => { if (more.open && more.children.length < 2) more.append(markdown(data.pages[item.code])); });

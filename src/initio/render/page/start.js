@@ -6,5 +6,6 @@ forks();
 graph();
 modules();
 notes();
+if ($("derivation")) document.querySelector(".bar nav").append(el("a", {href: "#derivation"}, "Derivation"));
 $("theme").textContent = "Theme: " + theme;
 document.documentElement.dataset.ready = "true";
