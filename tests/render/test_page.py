@@ -4,10 +4,13 @@ import re
 import pytest
 
 import initio
+from initio.api.contrast import compare_models
+from initio.api.targets import resolve
 from initio.cli import status
 from initio.core.analysis import Analysis
 from initio.render.diagram import diagram
-from initio.render.html import embedded, frame, page, report_of
+from initio.render.html import contrasted, embedded, frame, page, report_of
+from initio.render.payload import payload
 from render.pages import DATA, HOSTILE, Network, payload_of
 
 
@@ -150,3 +153,28 @@ def test_fixes_are_shown_as_diffs(tmp_path, monkeypatch):
     found = next(each for each in payload_of(text)["findings"] if each["code"] == "NRM101")
     assert "+        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)" in found["diff"].splitlines()
     assert file.read_text().count("bias") == 0
+
+
+def test_two_models_on_one_page(tmp_path):
+    path = tmp_path / "two.html"
+    target = "initio.examples.plain_mlp:Model"
+    assert status(["compare", target, "initio.examples.residual:Model", "-o", str(path)]) == 0
+    data = payload_of(path.read_text(encoding="utf-8"))
+    assert data["names"] == [target, "initio.examples.residual:Model"]
+    first, second = (resolve(name) for name in data["names"])
+    for side, found in ((data, first), (data["b"], second)):
+        report = initio.check(found.build, found.inputs, loss=found.loss)
+        columns = side["points"]["columns"]
+        assert columns["rms"] == payload(report)["points"]["columns"]["rms"]
+        assert [item["code"] for item in side["findings"]] == [item.code for item in report.findings]
+    figures = {name: (a, b) for name, a, b in data["figures"]}
+    assert figures["parameters"] == tuple(initio.count(f.build, f.inputs).parameters.total for f in (first, second))
+
+
+def test_hostile_names_on_the_page_of_two(report):
+    names = (HOSTILE, "{{DATA}}")
+    models = (lambda: Network(HOSTILE, depth=1), Network)
+    text = contrasted(compare_models(*models, "8x16", names=names))
+    assert text.count("</script>") == 3
+    assert "<img" not in text
+    assert payload_of(text)["names"] == list(names)

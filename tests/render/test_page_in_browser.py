@@ -7,8 +7,9 @@ import pytest
 
 import initio
 from families import mlp
+from initio.api.contrast import compare_models
 from initio.examples.split_transform_merge import Model
-from initio.render.html import embedded, page, report_of
+from initio.render.html import contrasted, embedded, page, report_of
 from render.pages import DATA, HOSTILE, Network
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -176,3 +177,21 @@ def test_maps_of_a_sweep(show):
     assert tab.locator("rect.cell").nth(3).get_attribute("fill") != before
     tab.get_by_label("Across", exact=True).select_option("2")
     assert tab.locator("svg").get_attribute("aria-label").endswith("over act and gain")
+
+
+def test_two_models_on_one_page(show):
+    names = (HOSTILE, "b")
+    contrast = compare_models(lambda: Network(HOSTILE), lambda: Network(depth=2), "8x16", names=names)
+    tab = show(contrasted(contrast))
+    assert tab.locator("img").count() == 0
+    assert tab.locator("#signal canvas").count() == tab.locator("#gradient canvas").count() == 1
+    row = tab.locator(".figures tr", has_text="parameters").locator("td")
+    assert row.all_inner_texts() == ["2,244", "1,156", "0.5152"]
+    tab.focus("#signal")
+    tab.keyboard.press("ArrowRight")
+    assert "A blocks.0.first | B blocks.0.first" in tab.inner_text("#signal .tip")
+    rms = contrast.a.report.analysis.modules["blocks.0.first"].rms
+    assert f"A {rms:.4g}" in tab.inner_text("#signal .tip")
+    assert tab.locator("#finding-list > div").count() == 2
+    tab.set_viewport_size({"width": 375, "height": 700})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 375

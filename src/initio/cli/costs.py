@@ -66,7 +66,7 @@ def compare(
     format: Annotated[commands.ReportFormat, typer.Option("--format", "-f", help="Format")] = commands.ReportFormat.text,  # noqa: A002
     output: commands.Output = None,
 ) -> int:
-    """Two models, or one with two options, side by side: cost, signal, findings, speed."""
+    """Two models, or one with two options, side by side: cost, signal, findings, speed; a page where --output ends in .html."""
     from initio.api.contrast import compare_models
     from initio.core.errors import InitioError
     from initio.render import contrast as render
@@ -74,6 +74,7 @@ def compare(
     if b is None and not (arg_a or arg_b):
         remedy = "Name another target, or say what differs: --arg-b paths=32."
         raise InitioError("two models to compare", "one came, without an option that differs", where="B", remedy=remedy)
+    page = output is not None and output.suffix == ".html" and format is commands.ReportFormat.text
     with write(output) as sink:
         first, given = commands.resolved(a, inputs, [*(arg or ()), *(arg_a or ())])
         second, other = commands.resolved(b or a, inputs, [*(arg or ()), *(arg_b or ())])
@@ -81,7 +82,11 @@ def compare(
         contrast = compare_models(
             first.build, second.build, given, other, names=names, loss=loss or first.loss, train=not evaluate, timed=timed
         )
-        if format is commands.ReportFormat.json:
+        if page:
+            from initio.render.html import contrasted
+
+            sink.write(contrasted(contrast))
+        elif format is commands.ReportFormat.json:
             sink.write(contrast.to_json() + "\n")
         elif format is commands.ReportFormat.markdown:
             sink.write(render.markdown(contrast))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from initio.checks.framework import run
 from initio.core.analysis import Analysis
+from initio.core.contrast import Contrast, figures
 from initio.core.report import Report
-from initio.render.payload import Measured, payload
+from initio.render.payload import Measured, payload, rounded
 
 if TYPE_CHECKING:
     import sys
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     else:
         from importlib.abc import Traversable
 
-__all__ = ["SCRIPTS", "embedded", "filled", "frame", "page", "report_of"]
+__all__ = ["SCRIPTS", "contrasted", "embedded", "filled", "frame", "page", "report_of"]
 
 SCRIPTS = ("page.js", "charts.js", "table.js", "diagram.js", "start.js")
 
@@ -39,6 +40,16 @@ def page(
     `derivation` adds its steps, escaped, as a folded section; `diffs` holds the edit of a finding by its fingerprint.
     """
     return filled("page.html", report.target, payload(report, measured, diffs), SCRIPTS, DERIVATION=_derived(derivation))
+
+
+def contrasted(contrast: Contrast) -> str:
+    """The page of two models side by side."""
+    first, second = (payload(side.report) for side in (contrast.a, contrast.b))
+    for side in (first, second):  # the graph and the texts of the checks stand on the pages of each
+        side |= {"diagram": None, "pages": {}, "forks": []}
+    names = [contrast.a.name, contrast.b.name]
+    data = {**first, "b": second, "names": names, "figures": rounded(figures(contrast)), "remarks": list(contrast.notes)}
+    return filled("compare.html", " and ".join(names), data, ("page.js", "charts.js", "compare.js"))
 
 
 def filled(template: str, title: str, data: object, scripts: Sequence[str], **parts: str) -> str:

@@ -17,7 +17,7 @@ from initio.interpreters.count import count
 from initio.render.diagram import diagram
 from initio.render.terminal import place
 
-__all__ = ["LIMITS", "Measured", "payload"]
+__all__ = ["LIMITS", "Measured", "payload", "rounded"]
 
 Measured = Mapping[str, Comparison[Any]]
 """Comparisons by "outputs" and "cotangents", keyed by (module path, call, output)."""
@@ -58,18 +58,19 @@ def payload(report: Report, measured: Measured | None = None, diffs: Mapping[str
         "diagram": _diagram(analysis, index),
         "limits": LIMITS,
     }
-    return _rounded(data)
+    return rounded(data)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """The value with numbers to five significant digits, NaN as None and infinity as a text."""
     if isinstance(value, float):
         if math.isnan(value):
             return None
         return float(f"{value:.5g}") if math.isfinite(value) else ("inf" if value > 0 else "-inf")
     if isinstance(value, Mapping):
-        return {str(key): _rounded(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return {str(key): rounded(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        return [rounded(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 

@@ -36,15 +36,14 @@ function limitsShown(low, high, chosen) {
 }
 
 /** One chart. `series`: [{label, values, style}], `owner`: the module of each position. */
-function chart({id, title, unit, series, owner, labels, band, log = true, range, withLimits = false, wide = false, points = false}) {
+function chart({id, title, unit, series, owner, labels, band, x = owner.map((_, i) => i), log = true, range, withLimits = false, wide = false, points = false}) {
   const tip = el("div", {class: "tip"});
   const holder = el("div", {class: "plot"});
-  const key = el("span", {class: "key"}, ...series.map(s => el("span", {}, el("i", {class: s.style === "dots" ? "measured" : null}), s.label)),
+  const key = el("span", {class: "key"}, ...series.map(s => el("span", {}, el("i", {class: s.style === "dots" ? "measured" : s.style}), s.label)),
     band ? el("span", {}, el("i", {class: "band"}), "one draw, 19 times in 20") : null, withLimits ? el("span", {}, el("i", {class: "limit"}), "dtype limit") : null);
   const box = el("div", {class: "chart" + (wide ? " wide" : ""), id, tabindex: 0, role: "group", "aria-label": `${title}. Left and right arrows move the selection.`},
     el("h3", {}, title, " ", el("small", {}, unit)), key, holder, tip);
   $("charts").append(box);
-  const x = owner.map((_, i) => i);
   const columns = series.map(s => log ? clean(s.values) : s.values.map(v => known(v) ? v : null));
   const lows = band ? clean(band[0]) : null, highs = band ? clean(band[1]) : null;
   const all = band ? [...columns, lows, highs] : columns;
@@ -84,10 +83,10 @@ function chart({id, title, unit, series, owner, labels, band, log = true, range,
   function build() {
     if (plot) plot.destroy();
     const ink = colour("--soft"), grid = {stroke: colour("--line"), width: 1}, a = colour("--a"), b = colour("--b");
-    const marks = owner.length <= 60;
+    const marks = owner.length <= 60, spaced = series.some(s => s.style === "second");
     const lines = series.map((s, k) => s.style === "dots" || points
       ? {label: s.label, stroke: k ? b : a, width: 0, paths: () => null, points: {show: true, size: k ? 8 : 5, stroke: k ? b : a, fill: k ? "transparent" : a, width: 2}}
-      : {label: s.label, stroke: a, width: 2, spanGaps: false, points: {show: marks, size: 5, fill: a}});
+      : {label: s.label, stroke: s.style ? b : a, width: 2, dash: s.style ? [7, 4] : undefined, spanGaps: spaced, points: {show: marks, size: 5, fill: s.style ? b : a}});
     const edges = band ? [{stroke: "transparent", points: {show: false}}, {stroke: "transparent", points: {show: false}}] : [];
     const extra = withLimits && data.limits[limit] ? data.limits[limit] : [];
     const span = range || spanOf(all, extra);
@@ -96,7 +95,7 @@ function chart({id, title, unit, series, owner, labels, band, log = true, range,
       cursor: {y: false, points: {size: 7}, drag: {x: true, y: false}},
       scales: {x: {time: false}, y: log ? {distr: 3, range: () => span} : {range: () => span}},
       axes: [
-        {stroke: ink, grid, ticks: grid, size: 28, font: "11px system-ui", incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 1e4, 2e4, 5e4, 1e5]},
+        {stroke: ink, grid, ticks: grid, size: 28, font: "11px system-ui", incrs: [...(spaced ? [0.05, 0.1, 0.2, 0.5] : []), 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 1e4, 2e4, 5e4, 1e5]},
         {stroke: ink, grid, ticks: grid, size: 58, font: "11px system-ui", values: (u, splits) => splits.map(tick), ...(log ? {splits: (u, axis, low, high) => decades(low, high), filter: (u, splits) => splits} : {})},
       ],
       series: [{}, ...lines, ...edges],
@@ -139,6 +138,9 @@ function profiles() {
   const A = data.parameters, kept = A.name.map((_, i) => i).filter(i => A.shape[i].length > 1 && A.gradient[i] !== "none"), pick = column => kept.map(i => column[i]);
   if (kept.length) chart({id: "ratio", title: "Gradient to weight", unit: "rms over rms, weights of two dimensions or more", series: [{label: "ratio", values: pick(A.ratio)}], owner: pick(A.module), labels: kept.map(i => `${A.name[i]} ${A.law[i]}`), points: true});
   if (P.correlation.some(known)) chart({id: "correlation", title: "Correlation of two samples", unit: "E[x x′] / E[x²]", series: [{label: "correlation", values: P.correlation}], owner: P.module, labels, log: false, range: [Math.min(-0.05, ...P.correlation.filter(known).map(c => c - 0.05)), 1.05]});
+  limitChoices();
+}
+function limitChoices() {
   const choices = ["in range", ...Object.keys(data.limits), "none"];
   $("limits").append(...choices.map(name => el("option", {value: name}, name)));
   $("limits").addEventListener("change", event => { limit = event.target.value; for (const each of charts) each.build(); select(selected); });
