@@ -41,7 +41,7 @@ __all__ = [
 
 NARROW = 0.2
 """Squared coefficient of variation below which a quantity averaged over an axis counts as its expectation."""
-DEEP, MANY = 6, 9
+DEEP, MANY = 8, 12
 """Most fields that a term was made of, and most fields in all, whose covariance with a sum is kept."""
 FRESH = 0.05
 """Squared correlation with each single term below which a sum counts as independent of its terms."""

@@ -170,8 +170,24 @@ LARGEST = 40_000
 """Most pair classes that a value keeps."""
 
 
+LARGEST_SPLIT = 4_000
+"""Most pair classes of a value of which a dimension is still split into several axes."""
+
+
 def bounded(x: Moments) -> Moments:
-    """The same with the kinds of the finest axes merged, until the gram is small enough."""
+    """The same with split dimensions joined, and the kinds of the finest axes merged, until the gram is small enough."""
+    while x.gram.size > LARGEST_SPLIT:
+        joinable = [
+            (x.axes[i].P * x.axes[i + 1].P, i)
+            for d in range(len(x.dims))
+            for i in list(x.span(d))[:-1]
+            if x.axes[i].P * x.axes[i + 1].P > 4
+        ]
+        if not joinable:
+            break
+        extra = x.extra
+        x = x.join_axes(max(joinable)[1])
+        x = replace(x, extra={**extra, **x.extra})
     while x.gram.size > LARGEST and any(a.K > 1 for a in x.axes):
         i = max(range(len(x.axes)), key=lambda k: x.axes[k].P)
         extra = x.extra

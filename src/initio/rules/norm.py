@@ -132,12 +132,10 @@ def normalise_backward(
     centre: bool = True,
     product: Moments | None = None,
     summed: Moments | None = None,
-    factors: bool = True,
 ) -> Moments | Unknown:
     """dx = (g − mean g − x̂ mean(g x̂)) / σ: an orthogonal projection, so E[dx²] = E[g²] − E[(mean g)²] − E[(mean g x̂)²].
 
-    `product` and `summed` are g x̂ and g as far as their sums are concerned, where these are known better. With `factors` the law of dx keeps
-    the masks of grad; the constraints that a batch norm puts on its cotangent belong to a field of its own.
+    `product` and `summed` are g x̂ and g as far as their sums are concerned, where these are known better.
     """
     t = multiply(grad, xhat) if product is None else product
     if isinstance(t, Unknown):
@@ -172,13 +170,14 @@ def normalise_backward(
         odd=grad.odd & ~xhat.sources,
         claim=worst(grad.claim, xhat.claim, "rule"),
     )
-    return _with_factors(made, grad, u, over if centre else (), bit) if factors else made
+    return _with_factors(made, grad, u, over if centre else (), bit)
 
 
 def _with_factors(dx: Moments, grad: Moments, deviation: Array, over: Sequence[int], bit: int) -> Moments:
     """dx of g = G m (a zero-mean field and the masks that it passed) as G′ m, G′ = (G − mean G) / σ as far as covariances with G are concerned.
 
-    What the projection takes away is spread over all entries, so that each of them still carries its own masks.
+    What the projection takes away is spread over all entries, so that each of them still carries its own masks. This is kept as the
+    only term of dx: what is known of its sums (`rules.scale_free`) belongs to a field of its own.
     """
     plain = [k for k, f in enumerate(grad.law) if f.fn.linear is not None and f.fn.linear[1] == 0.0 and not np.any(f.field.mean)]
     if len(plain) != 1 or np.any(grad.mean):
@@ -191,8 +190,13 @@ def _with_factors(dx: Moments, grad: Moments, deviation: Array, over: Sequence[i
     gram = np.divide(dx.gram, masks, out=dx.gram.copy(), where=np.abs(masks) > 1e-9)
     known = [Cross(f.field.id, f.field.view, f.field.gram), *(c for c in f.field.cross[:3])]
     cross = tuple(Cross(c.id, c.view, a * _centred(c.cov, grad.axes, over) / deviation) for c in known)
+    own = replace(dx.law[0].field, cross=cross)
+    dx = replace(dx, law=(Factor(IDENTITY, own),))
+    if len(grad.law) == 1:
+        return dx
     field = Moments.gaussian(dx.axes, dx.dims, dx.mean, gram, f.field.sources | bit, cross=cross).law
-    return replace(dx, law=tuple(field[0] if k == plain[0] else g for k, g in enumerate(grad.law)))
+    masked = replace(dx, law=tuple(field[0] if k == plain[0] else g for k, g in enumerate(grad.law)))
+    return replace(dx, extra={**dx.extra, "terms": (masked,)})
 
 
 def _affine(y: Moments, w: Moments | None, b: Moments | None, dims: Sequence[int], rank: int) -> Moments | Unknown:
@@ -308,7 +312,7 @@ def batch_norm_backward(
         gain = 1.0 if w is None else scalar_value(w)
         product = scale(t, gain) if gain is not None and isinstance(t, Moments) else None
         flat = scale(summed, gain) if gain is not None else None
-        dx = g if isinstance(g, Unknown) else _project(g, inverse, product=product, summed=flat, factors=False)
+        dx = g if isinstance(g, Unknown) else _project(g, inverse, product=product, summed=flat)
         if isinstance(dx, Moments):
             divided_by_own_scale(dx, inverse.extra["fan"], inverse.extra["through"])
             orthogonal(dx, xhat)
@@ -337,7 +341,6 @@ def _project(
     centre: bool = True,
     product: Moments | None = None,
     summed: Moments | None = None,
-    factors: bool = True,
 ) -> Moments | Unknown:
     """The backward of a normalisation, on the axes that it had."""
     from initio.core.algebra import broadcast
@@ -350,11 +353,11 @@ def _project(
     g, h, s = broadcast(grad, xhat, probe)
     if g.axes == xhat.axes:
         known = product is not None and summed is not None and product.axes == g.axes == summed.axes
-        return normalise_backward(g, h, s.mean, over, centre, product if known else None, summed if known else None, factors)
+        return normalise_backward(g, h, s.mean, over, centre, product if known else None, summed if known else None)
     whole = [d for d in dims_over if all(i in over for i in xhat.span(d))]
     if len(whole) != len(dims_over):
         return Unknown("a cotangent whose axes cut across the normalised groups")
-    return normalise_backward(g, h, s.mean, [i for d in whole for i in g.span(d)], centre, factors=factors)
+    return normalise_backward(g, h, s.mean, [i for d in whole for i in g.span(d)], centre)
 
 
 # -- layer, group, RMS norm --------------------------------------------------------------------------------------
