@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from typer import Typer
+
+__all__ = ["application", "main"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -13,11 +17,8 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status(arguments))
 
 
-def status(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
-    import typer
-    from rich.console import Console
-
+def application() -> Typer:
+    """The command line with all of its commands."""
     import initio.cli.commute  # pyright: ignore[reportUnusedImport]  # registers its command
     import initio.cli.derive  # pyright: ignore[reportUnusedImport]  # registers its command
     import initio.cli.fixing  # pyright: ignore[reportUnusedImport]  # registers its command
@@ -25,11 +26,20 @@ def status(arguments: list[str] | None = None) -> int:
     import initio.cli.planning  # pyright: ignore[reportUnusedImport]  # registers its command
     import initio.cli.sweeping  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers its command
     from initio.cli.costs import app
+
+    return app
+
+
+def status(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    import typer
+    from rich.console import Console
+
     from initio.core.errors import InitioError
 
     errors = Console(stderr=True, highlight=False)
     try:
-        result = typer.main.get_command(app).main(args=arguments, prog_name="initio", standalone_mode=False)
+        result = typer.main.get_command(application()).main(args=arguments, prog_name="initio", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except typer.Exit as leave:
         return leave.exit_code
