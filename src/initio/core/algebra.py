@@ -32,6 +32,7 @@ __all__ = [
     "deterministic",
     "joint",
     "multiply",
+    "pair_expectation",
     "relation",
     "same_axes",
     "scalar_value",
@@ -256,7 +257,8 @@ def joint(x: Moments, y: Moments) -> Array | None:
             su, _ = pair_values(x.axes, vf)
             _, mv = pair_values(y.axes, mg)
             _, sv = pair_values(y.axes, vg)
-            out = out * expect2(f.fn, g.fn, mu, su, mv, sv, cov)
+            same = f.field.id == g.field.id and f.field.view == g.field.view
+            out = out * _scattered(f.fn, g.fn, mu, su, mv, sv, cov, f.field.scatter if same else None)
         else:
             out = out * pair_values(x.axes, np.asarray(expect(f.fn, mf, vf)))[0]
     taken = {p[0] for p in partner.values()}
@@ -324,7 +326,7 @@ def apply(x: Moments, fn: Scalar, claim: str = "rule") -> Moments:
     composed = f.fn.then(fn)
     m, s = _mean_var(f.field, x.axes)
     narrow = _narrow(composed, f.field, m, s, x.axes)
-    mean, gram = narrow if narrow is not None else (np.asarray(expect(composed, m, s)), _pair_expectation(composed, f.field, x.axes))
+    mean, gram = narrow if narrow is not None else (np.asarray(expect(composed, m, s)), pair_expectation(composed, f.field, x.axes))
     if _beyond_its_range(f.fn, composed, m, s, gram[tuple(a.diagonal for a in x.axes)]):
         return apply(replace(x.opaque(), extra={}), fn, claim)
     return Moments(x.axes, x.dims, mean, gram, (Factor(composed, f.field),), x.sources, x.odd if fn.odd else 0, worst(x.claim, claim))
@@ -367,16 +369,21 @@ def _narrow(f: Scalar, field: Field, m: Array, s: Array, axes: Sequence[Axis]) -
     return coefficients[..., 0], gram
 
 
-def _pair_expectation(fn: Scalar, field: Field, axes: Sequence[Axis]) -> Array:
+def pair_expectation(fn: Scalar, field: Field, axes: Sequence[Axis]) -> Array:
+    """E[f(u_i) f(u_j)] by pair class of a field."""
     m, s = _mean_var(field, axes)
     mu, mv = pair_values(axes, m)
     su, sv = pair_values(axes, s)
     cov = field.gram - mu * mv
-    if field.scatter is None:
-        return np.asarray(expect2(fn, fn, mu, su, mv, sv, cov))
-    # two equally likely covariances with the given variance: right to second order
-    step = np.minimum(np.sqrt(field.scatter), np.maximum(np.sqrt(su * sv) - np.abs(cov), 0.0))
-    return np.asarray(0.5 * (expect2(fn, fn, mu, su, mv, sv, cov + step) + expect2(fn, fn, mu, su, mv, sv, cov - step)))
+    return _scattered(fn, fn, mu, su, mv, sv, cov, field.scatter)
+
+
+def _scattered(f: Scalar, g: Scalar, mu: Array, su: Array, mv: Array, sv: Array, cov: Array, scatter: Array | None) -> Array:
+    """E f(u) g(v) where the covariance scatters: over two equally likely values with that variance, right to second order."""
+    if scatter is None:
+        return np.asarray(expect2(f, g, mu, su, mv, sv, cov))
+    step = np.minimum(np.sqrt(scatter), np.maximum(np.sqrt(su * sv) - np.abs(cov), 0.0))
+    return np.asarray(0.5 * (expect2(f, g, mu, su, mv, sv, cov + step) + expect2(f, g, mu, su, mv, sv, cov - step)))
 
 
 def _filled(x: Moments, value: float) -> Moments:
@@ -630,7 +637,7 @@ def _dependent_product(x: Moments, y: Moments, sources: int, odd: int, claim: st
             m2, g2 = product_moments(f, pending[0][1], pending[0][2], x.axes)
         else:
             m, s = _mean_var(f.field, x.axes)
-            m2, g2 = np.asarray(expect(f.fn, m, s)), _pair_expectation(f.fn, f.field, x.axes)
+            m2, g2 = np.asarray(expect(f.fn, m, s)), pair_expectation(f.fn, f.field, x.axes)
         mean, gram = mean * m2, gram * g2
     if not pending:
         return Moments(x.axes, x.dims, mean, gram, tuple(law), sources, odd, claim)

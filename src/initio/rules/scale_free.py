@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from initio.core.algebra import broadcast, joint, multiply, swap
-from initio.core.moments import Factor, Moments, Unknown, pair_values
+from initio.core.algebra import broadcast, joint, multiply, pair_expectation, swap
+from initio.core.moments import Factor, Moments, Unknown
 from initio.core.scalar import IDENTITY
 from initio.rules.table import context
 
@@ -167,10 +167,8 @@ def _entries(summed: Moments, grad: Moments, h: Factor, phi: Moments, x: Moments
 
 def _factor(x: Moments, f: Factor) -> Moments:
     """One factor of the law of x by itself."""
-    from initio.core.gaussian import expect, expect2
+    from initio.core.gaussian import expect
 
     mean = f.field.mean
     var = np.maximum(f.field.gram[tuple(a.diagonal for a in x.axes)] - mean * mean, 0.0)
-    (mu, mv), (su, sv) = pair_values(x.axes, mean), pair_values(x.axes, var)
-    gram = np.asarray(expect2(f.fn, f.fn, mu, su, mv, sv, f.field.gram - mu * mv))
-    return Moments(x.axes, x.dims, np.asarray(expect(f.fn, mean, var)), gram, (f,), f.field.sources)
+    return Moments(x.axes, x.dims, np.asarray(expect(f.fn, mean, var)), pair_expectation(f.fn, f.field, x.axes), (f,), f.field.sources)
