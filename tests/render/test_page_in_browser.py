@@ -2,12 +2,17 @@ import dataclasses
 import json
 import os
 import shutil
+import threading
 
 import pytest
+from torch import nn
 
 import initio
 from families import mlp
 from initio.api.contrast import compare_models
+from initio.api.live import Live
+from initio.api.targets import Target
+from initio.cli import serving
 from initio.examples.split_transform_merge import Model
 from initio.render.html import contrasted, embedded, page, report_of
 from render.pages import DATA, HOSTILE, Network
@@ -194,4 +199,40 @@ def test_two_models_on_one_page(show):
     assert f"A {rms:.4g}" in tab.inner_text("#signal .tip")
     assert tab.locator("#finding-list > div").count() == 2
     tab.set_viewport_size({"width": 375, "height": 700})
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 375
+    tab.wait_for_function("document.documentElement.scrollWidth <= 375", timeout=5000)  # charts follow in the next frame
+
+
+def test_a_live_model_answers(browser):
+    uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'initio[serve]'")
+    with serving.bound("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(serving.application(Live(Target("net", Network), "8x16"), "token"), log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        tab, said = browser.new_page(), []
+        tab.on("console", lambda message: said.append(message.text) if "favicon" not in str(message.location) else None)
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.goto(f"http://127.0.0.1:{listener.getsockname()[1]}/token/")
+        tab.wait_for_selector("#live[data-times='0']")
+        tab.fill("#live-batch", "32")
+        tab.press("#live-batch", "Enter")
+        tab.wait_for_selector("#live[data-times='1']")
+        assert "32×16" in tab.inner_text("#verdict")
+        tab.locator(".fork").first.click()
+        tab.fill("#live-gain", "3")
+        tab.press("#live-gain", "Enter")
+        tab.wait_for_selector("#live[data-times='2']")
+        assert "blocks.0" in tab.inner_text("#selection")
+
+        def build():
+            model = Network()
+            for layer in (model.blocks[0].first, model.blocks[0].second):
+                nn.init.uniform_(layer.weight, -0.75, 0.75)
+            return model
+
+        rms = initio.analyze(build, "32x16").modules["blocks.0"].rms
+        assert f"{rms:.4g}" in tab.inner_text("#selection")
+        assert "parameter.mul_(3.0)" in tab.inner_text("#live-code")
+        tab.close()
+        server.should_exit = True
+        thread.join(20)
+    assert said == []

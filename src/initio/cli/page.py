@@ -1,7 +1,8 @@
-"""`initio report`: everything about a model on one page."""
+"""`initio report` and `initio serve`: everything about a model on one page, as a file or live."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,4 +57,35 @@ def report(
         text = page(result, measured, derivation=derivation, diffs=drafts(result))
         sink.write(text)
     print(f"{output}: {len(text.encode()) / 1e6:.2f} MB, {len(result.findings)} findings", file=sys.stderr)
+    return 0
+
+
+@app.command()
+def serve(
+    target: TargetOf,
+    inputs: Inputs = None,
+    arg: Args = None,
+    loss: Loss = None,
+    evaluate: Eval = False,
+    host: Annotated[str, typer.Option("--host", help="A loopback address")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one")] = 8477,
+) -> int:
+    """The report page with a live model: change sizes, arguments and blocks, and see the numbers answer. Ends by Ctrl-C."""
+    import secrets
+    import sys
+
+    from initio.api.live import Live
+    from initio.api.targets import arguments
+    from initio.cli import serving
+
+    with serving.bound(host, port) as listener:
+        found, given = resolved(target, inputs, arg)
+        live = Live(found, given, {"loss": loss or found.loss, "train": not evaluate}, arguments(arg or ()))
+        token = secrets.token_urlsafe(24)
+        server = serving.application(live, token)
+        place = f"[{host}]" if ":" in host else host
+        print(f"http://{place}:{listener.getsockname()[1]}/{token}/", flush=True)
+        print("Only this machine can reach it. Ctrl-C ends it.", file=sys.stderr)
+        with suppress(KeyboardInterrupt):
+            serving.run(server, listener)
     return 0

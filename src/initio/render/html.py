@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from html import escape
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from initio.checks.framework import run
 from initio.core.analysis import Analysis
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     else:
         from importlib.abc import Traversable
 
-__all__ = ["SCRIPTS", "contrasted", "embedded", "filled", "frame", "page", "report_of"]
+__all__ = ["SCRIPTS", "contrasted", "embedded", "filled", "frame", "lively", "page", "report_of"]
 
 SCRIPTS = ("page.js", "charts.js", "table.js", "diagram.js", "start.js")
 
@@ -39,7 +39,15 @@ def page(
 
     `derivation` adds its steps, escaped, as a folded section; `diffs` holds the edit of a finding by its fingerprint.
     """
-    return filled("page.html", report.target, payload(report, measured, diffs), SCRIPTS, DERIVATION=_derived(derivation))
+    return filled(
+        "page.html", report.target, payload(report, measured, diffs), SCRIPTS, DERIVATION=_derived(derivation), CONNECT="", LIVE=""
+    )
+
+
+def lively(data: Mapping[str, Any]) -> str:
+    """The page of a model that a server changes: the report page with a panel, which may speak to where it came from alone."""
+    panel = '<section id="live" aria-label="Changes"></section>'
+    return filled("page.html", data["target"], data, (*SCRIPTS, "live.js"), DERIVATION="", CONNECT="; connect-src 'self'", LIVE=panel)
 
 
 def contrasted(contrast: Contrast) -> str:

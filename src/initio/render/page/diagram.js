@@ -85,7 +85,7 @@ function graph() {
     if (Math.abs(dx) + Math.abs(dy) > 4) moved = true;
     if (moved) { view = {...grip.view, x: grip.view.x - dx * scale, y: grip.view.y - dy * scale}; show(); }
   });
-  window.addEventListener("pointerup", () => { grip = null; });
+  window.addEventListener("pointerup", () => { grip = null; }, {signal: life.signal});
   root.addEventListener("click", event => { const box = event.target.dataset && event.target.dataset.box; if (box !== undefined && !moved) { cursor = +box; select(boxes[box][1]); } });
   let cursor = -1;
   place.addEventListener("keydown", event => {

@@ -1,4 +1,3 @@
-const data = JSON.parse(document.getElementById("data").textContent);
 const M = data.modules, P = data.points.columns, COUNT = M.path.length;
 const $ = id => document.getElementById(id);
 const known = x => typeof x === "number" && isFinite(x);
@@ -61,8 +60,8 @@ $("theme").addEventListener("click", () => {
   theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
   try { localStorage.setItem("initio-theme", theme); } catch (error) { /* no storage in this frame */ }
   applyTheme();
-});
-prefersDark.addEventListener("change", applyTheme);
+}, {signal: life.signal});
+prefersDark.addEventListener("change", applyTheme, {signal: life.signal});
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /* Verdict */

@@ -185,7 +185,7 @@ function modules() {
   const openAll = open => { sortBy = null; opened.clear(); groups.clear(); if (COUNT) opened.add(0); for (let i = 0; open && i < COUNT; i++) { if (children[i].length) opened.add(i); for (const block of blocks(i)) if (Array.isArray(block)) groups.set(`${block[0]}:${block[block.length - 1]}`, true); } refresh(); };
   $("unfold").addEventListener("click", () => openAll(true));
   $("fold").addEventListener("click", () => openAll(false));
-  window.addEventListener("beforeprint", () => { everything = true; paint(); });
-  window.addEventListener("afterprint", () => { everything = false; paint(); });
+  window.addEventListener("beforeprint", () => { everything = true; paint(); }, {signal: life.signal});
+  window.addEventListener("afterprint", () => { everything = false; paint(); }, {signal: life.signal});
   refresh();
 }
