@@ -342,6 +342,10 @@ class Analysis:
         """Static plots by matplotlib: `plot.signal()`, `plot.gradient()`, `plot.paths()`; each takes and returns `Axes`."""
         return importlib.import_module("initio.render.plots").Plots(self)
 
+    def log(self, writer: Any, step: int = 0, prefix: str = "initio") -> None:
+        """Log rms, gradient rms and gradient over weight by name: a TensorBoard `SummaryWriter`, a run of wandb, or wandb itself."""
+        importlib.import_module("initio.render.scalars").log(self, writer, step, prefix)
+
     def __str__(self) -> str:
         claims = ", ".join(f"{count} {claim}" for claim, count in self.claims.items())
         lines = [f"{len(self.record.nodes)} operations, {len(self.modules)} modules, {len(self.parameters)} parameters; outputs: {claims}"]
