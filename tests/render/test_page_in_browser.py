@@ -198,8 +198,8 @@ def test_two_models_on_one_page(show):
     rms = contrast.a.report.analysis.modules["blocks.0.first"].rms
     assert f"A {rms:.4g}" in tab.inner_text("#signal .tip")
     assert tab.locator("#finding-list > div").count() == 2
-    tab.set_viewport_size({"width": 375, "height": 700})
-    tab.wait_for_function("document.documentElement.scrollWidth <= 375", timeout=5000)  # charts follow in the next frame
+    phone = show(contrasted(contrast), viewport={"width": 375, "height": 700})
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 375
 
 
 def test_a_live_model_answers(browser):
