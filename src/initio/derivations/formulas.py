@@ -47,8 +47,10 @@ def elementwise(sigma: Any) -> tuple[Any, ...]:
 
 def unit_variance() -> Any:
     """s² = p/(1−p) Σ_k A_jk² x_k²."""
+    weight: Any = sp.IndexedBase("A")
+    x: Any = sp.IndexedBase("x")
     k, n, j = sp.Symbol("k", integer=True), sp.Symbol("n", integer=True, positive=True), sp.Symbol("j", integer=True)
-    return P / (1 - P) * sp.Sum(sp.IndexedBase("A")[j, k] ** 2 * sp.IndexedBase("x")[k] ** 2, (k, 1, n))
+    return P / (1 - P) * sp.Sum(weight[j, k] ** 2 * x[k] ** 2, (k, 1, n))
 
 
 def layer(activation: Map) -> tuple[Any, ...]:

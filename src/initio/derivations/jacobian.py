@@ -239,7 +239,7 @@ def _cat(numbers: Numbers, node: Any, factor: Factor, row: Tensor) -> Tensor | N
     """The block of the row that stands where the operand went: [0 I 0]ᵀ, summed where it went several times."""
     operands = [numbers.env[a.value] for a in node.args[0]]
     dim = node.args[1] if len(node.args) > 1 else 0
-    blocks = row.split([x.shape[dim] for x in operands], dim)
+    blocks = row.split([0 if x.shape == (0,) else x.shape[dim] for x in operands], dim)  # cat passes over empty vectors
     mine = [block for a, block in zip(node.args[0], blocks, strict=True) if a.value == factor.source]
     return sum(mine[1:], mine[0]) if mine else None
 
