@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import math
 import time
@@ -66,17 +67,29 @@ def attempts(task: Task, cells: Sequence[Numbered]) -> list[Outcome]:
     hopeless = memory.refused >= HOPELESS and not memory.accepted
     if hopeless or task.draws or task.steps or task.loss is not None or not task.train:
         return [attempt(task, *cell) for cell in cells]
+    collecting = gc.isenabled()
+    gc.disable()  # the many small objects of a batch make it walk the templates again and again
+    try:
+        return _together(task, memory, cells)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _together(task: Task, memory: _Memory, cells: Sequence[Numbered]) -> list[Outcome]:
     found: dict[int, Outcome] = {}
     kinds: dict[Any, list[tuple[Numbered, Mapping[str, Distribution]]]] = {}
-    for cell in cells:
-        traced = _traced(task, cell[1])
+    start = time.process_time()
+    traces = [(cell, _traced(task, cell[1])) for cell in cells]
+    share = (time.process_time() - start) / max(1, len(cells))
+    for cell, traced in traces:
         if traced is None:
             memory.refused += 1
             found[cell[0]] = attempt(task, *cell)
         else:
             kinds.setdefault(traced[0], []).append((cell, traced[1]))
     for key, members in kinds.items():
-        for outcome in _kind(task, memory, key, members):
+        for outcome in _kind(task, memory, key, members, share):
             found[outcome.index] = outcome
     return [found[index] for index, _ in cells]
 
@@ -96,7 +109,9 @@ def _traced(task: Task, parameters: Mapping[str, Any]) -> tuple[Any, Mapping[str
     return key, made.laws
 
 
-def _kind(task: Task, memory: _Memory, key: Any, members: list[tuple[Numbered, Mapping[str, Distribution]]]) -> list[Outcome]:
+def _kind(
+    task: Task, memory: _Memory, key: Any, members: list[tuple[Numbered, Mapping[str, Distribution]]], traced: float
+) -> list[Outcome]:
     template = memory.templates.get(key)
     done: list[Outcome] = []
     if template is None:
@@ -111,7 +126,7 @@ def _kind(task: Task, memory: _Memory, key: Any, members: list[tuple[Numbered, M
         memory.templates.popitem(last=False)
     start = time.process_time()
     planned = template.plan.run([laws for _, laws in members]) if template.plan is not None and members else [None] * len(members)
-    share = (time.process_time() - start) / max(1, len(members))
+    share = traced + (time.process_time() - start) / max(1, len(members))
     for ((index, parameters), laws), summary in zip(members, planned, strict=True):
         done.append(_planned(task, template, index, parameters, laws, summary, share))
     return done

@@ -70,6 +70,7 @@ class _Writes(TorchDispatchMode):
         self.numbers: dict[int, int] = {}
         self.last: dict[int, tuple[Any, str, tuple[Any, ...], dict[str, Any], tuple[int, ...]]] = {}
         self.held: list[Tensor] = []
+        self.laws: dict[Any, Distribution] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -111,11 +112,14 @@ class _Writes(TorchDispatchMode):
         if found is None:
             raise UntraceableError("a tensor without values")
         func, name, args, kwargs, shape = found
+        key = (repr((name, args, kwargs)), shape, tuple(tensor.shape))
+        if key in self.laws:
+            return self.laws[key]
         blank = (Blank(shape, tensor.dtype), *args) if name in WRITING else args
         pieces = laws_written(func, name, blank, kwargs, tensor, None if name in WRITING else 0, name in ("normal_", "uniform_"))
         if pieces is None or len(pieces) != 1 or pieces[0].law is None or shape != tuple(tensor.shape):
             raise UntraceableError("a law without a closed form")
-        return pieces[0].law
+        return self.laws.setdefault(key, pieces[0].law)
 
 
 def _module(path: str, module: nn.Module, writes: _Writes, laws: dict[str, Distribution]) -> Any:

@@ -93,13 +93,14 @@ def _unused(context: Context, used: set[str]) -> list[ModuleNode]:
     """The topmost registered modules with trainable weights inside of which nothing is used."""
     found: list[ModuleNode] = []
     for module in context.tree.modules:
-        paths = (module.path, *module.aliases)
+        if any(path in used for path in (module.path, *module.aliases)):
+            continue
         inside = [m for m in context.tree.modules if m.path == module.path or m.path.startswith(module.path + ".")] if module.path else []
         if not inside or not module.registered or not any(m.trainable for m in inside):
             continue
         if any(module.path.startswith(top.path + ".") for top in found):
             continue
-        if not any(path in used for m in inside for path in (m.path, *m.aliases)) and not any(path in used for path in paths):
+        if not any(path in used for m in inside for path in (m.path, *m.aliases)):
             found.append(module)
     return found
 
