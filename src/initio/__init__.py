@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from initio.api import Distribution as Distribution
     from initio.api import Finding as Finding
     from initio.api import Fixing as Fixing
-    from initio.api import Fixing as Fixing
     from initio.api import InitioError as InitioError
     from initio.api import InputSpec as InputSpec
     from initio.api import Report as Report
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from initio.api import compare as compare
     from initio.api import count as count
     from initio.api import derive as derive
-    from initio.api import fix as fix
     from initio.api import fix as fix
     from initio.api import measure as measure
     from initio.api import sweep as sweep

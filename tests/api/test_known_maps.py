@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from families import mlp
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
 import initio
+from families import mlp
 
 
 def normal(f):

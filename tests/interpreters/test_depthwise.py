@@ -34,7 +34,9 @@ def spread(kernel: int, stride: int, samples: int = 4) -> tuple[float, float, fl
     out = propagate(program)[next(c for c in program.calls if c.module == "").outputs[0]]
     assert not isinstance(out, Unknown)
     with torch.no_grad():
-        draws = torch.stack([Pooled(kernel, stride).double()(torch.randn(*spec.shape, dtype=torch.float64)).var(0).mean() for _ in range(60)])
+        draws = torch.stack(
+            [Pooled(kernel, stride).double()(torch.randn(*spec.shape, dtype=torch.float64)).var(0).mean() for _ in range(60)]
+        )
     return float(out.gram[1, 1] - out.gram[0, 1]), float(draws.mean()), float(draws.std()) / 60**0.5
 
 

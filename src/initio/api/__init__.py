@@ -4,7 +4,6 @@ from initio.api.counting import count as count
 from initio.api.derivations import commute as commute
 from initio.api.derivations import derive as derive
 from initio.api.fixing import fix as fix
-from initio.api.fixing import fix as fix
 from initio.api.modes import train_eval as train_eval
 from initio.api.steps import Compared as Compared
 from initio.api.steps import analyze as analyze
@@ -22,7 +21,6 @@ from initio.core.inputs import InputSpec as InputSpec
 from initio.core.modes import TrainEval as TrainEval
 from initio.core.report import Report as Report
 from initio.core.rewriting import Fixing as Fixing
-from initio.core.rewriting import Fixing as Fixing
 from initio.core.sweeps import Sweep as Sweep
 
 __all__ = [
@@ -31,7 +29,6 @@ __all__ = [
     "Counts",
     "Distribution",
     "Finding",
-    "Fixing",
     "Fixing",
     "InitioError",
     "InputSpec",
@@ -44,7 +41,6 @@ __all__ = [
     "compare",
     "count",
     "derive",
-    "fix",
     "fix",
     "measure",
     "sweep",

@@ -96,7 +96,7 @@ class Events(TorchFunctionMode):
 
 
 _INDEXING = {"__getitem__", "__setitem__"}
-_REQUIRES_GRAD = Tensor.requires_grad.__set__
+_REQUIRES_GRAD = Tensor.requires_grad.__set__  # pyright: ignore[reportAttributeAccessIssue]  # a getset descriptor, typed as a bool
 
 
 def _values_of(recorder: Recorder, tensor: Tensor) -> Tensor:

@@ -284,7 +284,7 @@ for _name in ("gt", "ge", "lt", "le"):
 def _vanishes_outside(x: Moments, allowed: Any) -> bool:
     """Whether x is zero already where it would be set to zero: the gradient of a masked softmax."""
     own = x.extra.get("support")
-    if own is None or np.shape(own) != x.shape:
+    if own is None or tuple(own.shape) != x.shape:
         return False
     return bool(np.all(np.broadcast_to(allowed, x.shape)[own]))
 
