@@ -117,3 +117,41 @@ def test_too_large_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(lost, Unknown)
     assert "special_i0e" in lost.reason
     assert "not simulated" in lost.reason
+
+
+class Scan(nn.Module):
+    """A state that decays by gates of the input, behind a norm whose cotangent depends on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.gate, self.write = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, gates = self.read(x), torch.sigmoid(self.gate(x))
+        state, states = torch.zeros_like(x[:, 0]), []
+        for t in range(x.shape[1]):
+            state = gates[:, t] * state + values[:, t]
+            states.append(state * gates[:, t])
+        return self.write(torch.stack(states, dim=1))
+
+
+class Scanned(nn.Module):
+    """The scan in a residual block under a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scan, self.norm = Scan(), nn.LayerNorm(64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + self.scan(x))
+
+
+def test_the_backward_pass_of_a_scan() -> None:
+    inputs = [zoo.normal(16, 6, 64)]
+    rec, values = analysed(Scanned, inputs)
+    measured = measure(Scanned, inputs, draws=16)
+    for p in rec.parameters:
+        assert p.gradient is not None
+        claim, seen = values[p.gradient], measured.gradients[p.name]
+        assert isinstance(claim, Moments), p.name
+        assert np.sqrt(claim.total_second) == pytest.approx(seen.rms, rel=0.15), p.name

@@ -9,7 +9,9 @@ one. What comes out is labelled "simulated" and carries its standard error in `e
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +41,8 @@ WORK = 1.5e10
 """Most multiplications of one draw of a module call."""
 OVERHEAD = 2e5
 """Multiplications that take as long as calling one operation."""
+FREED = 1 << 28
+"""Bytes of values freed in a replay after which the system gets them back."""
 SECONDS = 20.0
 """Processor time for all simulations of a record."""
 
@@ -96,7 +100,7 @@ class Simulator:
             if not all(o in known for o in node.outputs if o is not None):
                 try:
                     known = self._done[key] = self._call(call, node)
-                    if self._region(call).reuses:
+                    if self._region(call).reuses or key[1]:  # what follows depends on the same forward values
                         self._whole(call, known)
                 except (_RefusedError, UnrunnableError) as error:
                     trouble = str(error)
@@ -239,40 +243,58 @@ class Simulator:
                     nodes.append(n)
                     reachable.update(o for o in n.outputs if o is not None)
             after = self._boundary(after)
-            if self._share(after, [*before, *(o for n in region.forward for o in n.outputs if o is not None)]):
+            forward = [*before, *(o for n in region.forward for o in n.outputs if o is not None)]
+            if self._share(after, forward) and not _contracted_first(after, region.backward):
                 raise _RefusedError("a cotangent that depends on forward values of the call")
-        wanted = [o for n in (nodes[len(region.forward) :] if backward else nodes) for o in n.outputs if o is not None]
+        wanted = {o for n in (nodes[len(region.forward) :] if backward else nodes) for o in n.outputs if o is not None}
         draws = int(np.clip(3 * WORK / max(region.work, 1.0), 2, DRAWS))
         sums: dict[int, Any] = {}
-        inner = set(wanted) - region.outward
+        inner = {o for o in wanted if o not in region.outward or self.record.values[o].size > LARGEST}
+        spent = _last_uses(nodes)
         with Seeded(call + 1):
             rng = np.random.default_rng(call + 1)
             small: dict[int, list[Any]] = {o: [] for o in wanted if o not in inner}
+            freed = 0
             for turn in range(draws):
                 env = self._drawn(before, rng, {})
                 env |= self._drawn(after, rng, {})
-                for n in nodes:
+                for at, n in enumerate(nodes):
                     execute(n, env)
-                for o in wanted:
-                    if o in inner and turn >= INNER:
-                        continue
-                    data = array(env[o])
-                    if o in inner:
-                        data = _thinned(data.reshape([m for m in data.shape if m != 1]), rng)
-                        if o not in sums:
-                            sums[o] = ClassSums([axis(m) for m in data.shape])
-                        sums[o].add(data)
-                    else:
-                        small[o].append(data)
-        sources = fresh_source()
+                    for o in n.outputs:
+                        if o is None or o not in wanted or (o in inner and turn >= INNER):
+                            continue
+                        data = array(env[o])
+                        if o in inner:
+                            data = _thinned(data.reshape([m for m in data.shape if m != 1]), rng)
+                            if o not in sums:
+                                sums[o] = ClassSums([axis(m) for m in data.shape])
+                            sums[o].add(data)
+                        else:
+                            small[o].append(data)
+                    for i in spent[at]:
+                        gone = env.pop(i, None)
+                        freed += gone.nbytes if isinstance(gone, torch.Tensor) else 0
+                    if freed > FREED:
+                        freed = 0
+                        _trim()
         claim = "simulated"
+        reached: dict[int, int] = {}
         for i in (*before, *after):
             x = self.values[i]
             assert isinstance(x, Moments)
-            sources |= x.sources
+            reached[i] = x.sources
             claim = worst(claim, x.claim)
-        made: Values = {o: _moments(self.record.values[o].shape, s, sources, claim) for o, s in sums.items()}
-        made |= {o: self._estimate(o, kept, sources, claim) for o, kept in small.items()}
+        bit = fresh_source()
+        for n in nodes:
+            sources = bit
+            if n.phase == "backward" and n.op.split(".")[1] in _CONTRACTIONS:
+                sources = fresh_source()  # cotangents behind a contraction are independent of the forward values in the wide limit
+            else:
+                for i in n.inputs:
+                    sources |= reached.get(i, 0)
+            reached |= {o: sources for o in n.outputs if o is not None}
+        made: Values = {o: _moments(self.record.values[o].shape, s, reached[o], claim) for o, s in sums.items()}
+        made |= {o: self._estimate(o, kept, reached[o], claim) for o, kept in small.items()}
         return made
 
     def _boundary(self, inputs: Sequence[int]) -> list[int]:
@@ -392,6 +414,37 @@ def _reuses(nodes: Sequence[Node], parameters: Mapping[int, int]) -> bool:
                 return True
             used |= weights
     return False
+
+
+def _trim() -> None:
+    """Give freed memory back to the system: glibc keeps it in pieces, which aligned tensors of one size do not fit again."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def _last_uses(nodes: Sequence[Node]) -> list[list[int]]:
+    """The values that each node is the last to make or to read."""
+    last = {i: at for at, n in enumerate(nodes) for i in (*n.inputs, *(o for o in n.outputs if o is not None))}
+    spent: list[list[int]] = [[] for _ in nodes]
+    for i, at in last.items():
+        spent[at].append(i)
+    return spent
+
+
+def _contracted_first(cotangents: Sequence[int], nodes: Sequence[Node]) -> bool:
+    """Whether the cotangents meet forward values in contractions alone, whose weights make them independent in the wide limit."""
+    carried = set(cotangents)
+    for n in nodes:
+        if carried.isdisjoint(n.inputs):
+            continue
+        name = n.op.split(".")[1]
+        if name in _FREE or name in ("sum", "_to_copy"):
+            carried.update(o for o in n.outputs if o is not None)
+        elif name not in _CONTRACTIONS and name != "convolution_backward":
+            return False
+    return True
 
 
 def _outside(nodes: Sequence[Node]) -> tuple[int, ...]:

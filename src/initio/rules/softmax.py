@@ -62,7 +62,10 @@ def softmax(x: Moments, dim: int, *_: Any, **__: Any) -> Result:
     mask, mixed = x.extra.get("mask"), x.extra.get("mixed")
     x = replace(x.with_axis(d), extra={})
     if mask is not None and not bool(np.all(mask)):
-        made = _masked(x, np.broadcast_to(mask, x.shape), d)
+        allowed = np.broadcast_to(mask, x.shape)
+        made = _masked(x, allowed, d)
+        if isinstance(made, Moments):
+            made.extra["support"] = allowed
     else:
         made = _unmasked(x, d)
     if mixed is None or not isinstance(made, Moments) or mixed.stage != "keys":
@@ -390,8 +393,10 @@ def softmax_backward(grad: Moments, p: Moments, dim: int, *_: Any) -> Result:
         odd=grad.odd & ~p.sources,
         claim=worst(grad.claim, p.claim, "rule"),
     ).without_ones()
+    if "support" in p.extra:
+        made.extra["support"] = p.extra["support"]
     if "mixed" in grad.extra:
-        made = replace(made, extra={"mixed": grad.extra["mixed"].times(max(1.0 - a.size * p.total_second, 0.0))})
+        made = replace(made, extra={**made.extra, "mixed": grad.extra["mixed"].times(max(1.0 - a.size * p.total_second, 0.0))})
     return made
 
 
