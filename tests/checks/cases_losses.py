@@ -33,6 +33,31 @@ class ThroughViews(nn.Module):
         return F.softmax(self.linear(x), dim=-1).unsqueeze(1).clamp(min=1e-6)
 
 
+@fault("LOS101", "8x16", "cross_entropy")
+class WrittenOut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(16, 64), nn.Mish(), nn.Linear(64, 4))
+
+    def forward(self, x):
+        scores = self.net(x)
+        powers = torch.exp(scores - scores.amax(-1, keepdim=True))
+        return powers / powers.sum(-1, keepdim=True)
+
+
+@near("LOS101", "8x16", "cross_entropy")
+class OwnAttention(nn.Module):
+    """A softmax that is written out, before the layer that makes the scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        powers = self.body(x).exp()
+        return self.head(x * powers / powers.sum(-1, keepdim=True) * 16)
+
+
 @near("LOS101", "8x16", "cross_entropy")
 class AttentionInside(nn.Module):
     def __init__(self):
@@ -76,6 +101,16 @@ class Segmentation(nn.Module):
 
     def forward(self, x):
         return self.conv(x).softmax(dim=1)
+
+
+@fault("LOS102", "8x16", "bce_with_logits")
+class WrittenOutLogistic(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return 1 / (1 + torch.exp(-self.linear(x)))
 
 
 @near("LOS102", "8x16", "bce_with_logits")

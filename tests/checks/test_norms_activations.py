@@ -110,6 +110,7 @@ FAULTS = {
         (sequence(linear(16, 10), nn.ReLU), "8x16", "cross_entropy"),
         (net(lambda m, x: F.gelu(m.a(x)).squeeze(-1), a=linear(16, 1)), "8x16", "bce_with_logits"),
         (sequence(conv(3, 5, 3, padding=1), nn.Hardtanh), "4x3x8x8", "cross_entropy"),
+        (net(lambda m, x: m.a(x).clamp(min=0), a=linear(16, 10)), "8x16", "cross_entropy"),
     ],
 }  # fmt: skip
 
@@ -126,6 +127,7 @@ def siamese():
 
 
 SILENT = {
+    "scores kept finite": (net(lambda m, x: m.a(x).clamp(min=-1e4), a=linear(16, 10)), "8x16", "cross_entropy"),
     "bias before a layer norm": (sequence(linear(16, 16), lambda: nn.LayerNorm(16), nn.ReLU), "8x16"),
     "bias before a group norm of several channels": (sequence(conv(3, 8, 3, padding=1), lambda: nn.GroupNorm(4, 8)), "4x3x8x8"),
     "bias that a skip reads too": (

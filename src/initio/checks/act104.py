@@ -59,7 +59,7 @@ def activation_on_output(context: Context) -> Iterator[Found]:
         last: Node | None = None
         for _, maker in back(context, node.inputs[0]) if loss else ():
             last = maker
-        kind = name(last) if last is not None else ""
+        kind = _kind(last)
         if last is None or kind not in RANGES:
             continue
         yield Found(
@@ -71,6 +71,14 @@ def activation_on_output(context: Context) -> Iterator[Found]:
             entity=kind,
             group=f"{last.id}",
         )
+
+
+def _kind(node: Node | None) -> str:
+    """The activation that a node computes; a clamp from below at zero is a ReLU."""
+    if node is None:
+        return ""
+    clamped = name(node) in ("clamp", "clamp_min") and node.args[1:2] == (0,) and node.args[2:3] in ((), (None,))
+    return "relu" if clamped else name(node)
 
 
 def _loss(context: Context, node: Node) -> str:

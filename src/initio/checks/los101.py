@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from initio.checks.framework import Context, Found, check
 from initio.checks.graph import name
-from initio.checks.losses import SQUASHES, entering, place
+from initio.checks.losses import entering, place, squash
 from initio.core.finding import Fix
 
 
@@ -62,7 +62,7 @@ def softmax_before_cross_entropy(context: Context) -> Iterator[Found]:
         if node.phase == "backward" or name(node) not in ("_log_softmax", "cross_entropy_loss"):
             continue
         made = entering(context, node.inputs[0])
-        what = SQUASHES.get(name(made)) if made is not None else None
+        what = squash(context, made)
         if made is None or what is None or what == "logsigmoid" or (what == "log_softmax" and node.function != "cross_entropy"):
             continue
         module, there = place(context, node, made)

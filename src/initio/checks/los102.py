@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from initio.checks.framework import Context, Found, check
-from initio.checks.graph import name
-from initio.checks.losses import SQUASHES, entering, losses, place
+from initio.checks.losses import entering, losses, place, squash
 from initio.core.finding import Fix
 
 
@@ -57,7 +56,7 @@ def sigmoid_before_bce_with_logits(context: Context) -> Iterator[Found]:
     """
     for node in losses(context, "binary_cross_entropy_with_logits"):
         made = entering(context, node.inputs[0])
-        what = SQUASHES.get(name(made)) if made is not None else None
+        what = squash(context, made)
         if made is None or what not in ("sigmoid", "softmax", "hardsigmoid"):
             continue
         module, there = place(context, node, made)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from initio.checks.framework import Context, Found, check
 from initio.checks.graph import name, origin
-from initio.checks.losses import FORMS, SQUASHES, entering, losses, place
+from initio.checks.losses import FORMS, entering, losses, place, squash
 from initio.core.record import Node
 
 SCORES = frozenset({"addmm", "mm", "convolution", "bmm", "baddbmm", "linear", "relu", "tanh"})
@@ -67,7 +67,7 @@ def loss_input_mismatch(context: Context) -> Iterator[Found]:
         loss, made = FORMS[name(node)], entering(context, node.inputs[0])
         if made is None:
             continue
-        what = SQUASHES.get(name(made), name(made))
+        what = squash(context, made) or name(made)
         wanted = "log-probabilities" if loss == "nll_loss" else "probabilities"
         wrong = what in ("softmax", "sigmoid") if loss == "nll_loss" else what in ("log_softmax", "logsigmoid")
         if wrong or what in SCORES:

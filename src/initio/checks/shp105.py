@@ -58,6 +58,10 @@ def forward_crashes(context: Context) -> Iterator[Found]:
     else:
         said = f"{crash.error}: {' '.join(crash.message.split())[:300]}"
         remedy = "Check the input's shape and dtype (--input) against what that line expects; if they are right, the model is not."
+        if "modified by an inplace operation" in crash.message:
+            remedy = (
+                "The backward pass needs what an in-place operation has overwritten: write x = op(x) in place of x.op_(), inplace=False."
+            )
     line = f" (line {crash.source.line})" if crash.source is not None else ""
     yield Found(
         message=f"{doing} raised in the {crash.phase} pass{line}, after {len(context.record.nodes)} operations: {said}.",
