@@ -34,7 +34,8 @@ class Bad(Good):
 
 def run(folder, *arguments):
     command = [sys.executable, "-m", "pytest", "-p", "initio.integrations.pytest", "-p", "no:cacheprovider", *arguments]
-    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    # named here, and not loaded a second time where the package is installed
+    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
