@@ -73,6 +73,17 @@ def test_a_dying_chain_is_one_finding_forward_and_one_backward():
     assert len(findings[0].also) == 19
 
 
+@pytest.mark.parametrize("pools, codes", [(True, ()), (False, ("GRD104",))])
+def test_a_gradient_that_pooling_spreads_over_larger_maps_has_not_vanished(pools, codes):
+    """The weights sum over the map: entries fall by 16 where the map grows by 4, so the norm falls by 2 a layer."""
+
+    def build():
+        return nn.Sequential(*(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.MaxPool2d(2) if pools else nn.Tanh()) for _ in range(7)))
+
+    analysis = analysed(build, (2, 4, 128, 128), lambda path: (1.0, 16.0 ** (int(path.split(".")[0]) - 7) if path else 1.0))
+    assert tuple(f.code for f in run(analysis) if f.code.startswith("GRD")) == codes
+
+
 def test_a_norm_ends_a_chain():
     analysis = analysed(lambda: chain(norm=True), (4, 8), lambda path: (6.0 ** -depth_of(path), 1.0))
     assert [len(run_) for run_ in segments(layers(Context(analysis)))] == [1] * 20

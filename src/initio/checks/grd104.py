@@ -15,10 +15,11 @@ def vanishing_gradient(context: Context) -> Iterator[Found]:
     """The gradient shrinks or grows geometrically on its way back to the first layers.
 
     ## What it does
-    Follows the way that most of the signal takes, and looks at the predicted second moment of the gradient that arrives at the output of
-    every layer with weights on it, from the last to the first. Reported is a course that lasts at least five layers, changes the rms more
-    than a thousandfold in all, and goes the same way in most of its steps. A skip carries the gradient past such layers and is followed
-    instead.
+    Follows the way that most of the signal takes, and looks at the predicted norm of the gradient that arrives at the output of every layer
+    with weights on it, from the last to the first. Reported is a course that lasts at least five layers, changes the norm more than a
+    thousandfold in all, and goes the same way in most of its steps. The norm, not the entries: a gradient that pooling and strides
+    spread over a larger map has smaller entries, and the weights, which sum over the map, receive as much. A skip carries the gradient
+    past such layers and is followed instead.
 
     ## Why is this bad
     The layers near the input hardly move while those near the output do (or the other way round): one learning rate cannot serve both, and
@@ -61,17 +62,16 @@ def vanishing_gradient(context: Context) -> Iterator[Found]:
     """
     run = [layer for layer in layers(context) if layer is not None]
     cotangents = _cotangents(context)
-    seconds = [context.analysis.of_gradient(cotangents.get(layer.value)).second for layer in run]
-    course = decay(seconds[::-1])
+    sizes = [math.prod(context.record.values[layer.value].shape) for layer in run]
+    squares = [context.analysis.of_gradient(cotangents.get(layer.value)).second * size for layer, size in zip(run, sizes, strict=True)]
+    course = decay(squares[::-1])
     if course is None:
         return
-    known = [layer for layer, second in zip(run, seconds, strict=True) if second == second and second > 0]
+    known = [layer for layer, square in zip(run, squares, strict=True) if square == square and square > 0]
     first, last = known[0], known[-1]
-    ends = (
-        f"rms {math.sqrt(course.first):.3g} at {_name(last, 'the last layer')}, {math.sqrt(course.last):.3g} at {_name(first, 'the first')}"
-    )
+    ends = f"norm {math.sqrt(course.first):.3g} at {_name(last, 'the last layer')}, {math.sqrt(course.last):.3g} at {_name(first, 'the first')}"
     yield Found(
-        message=f"on the way back each layer multiplies the second moment of the gradient by {course.rate:.3g}: {course.ratio:.2g} of it "
+        message=f"on the way back each layer multiplies the squared norm of the gradient by {course.rate:.3g}: {course.ratio:.2g} of it "
         f"after {course.depth} layers ({ends}).",
         module=first.module,
         source=context.made(first.module) or first.node.source,
