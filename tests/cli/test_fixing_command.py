@@ -422,7 +422,7 @@ def test_what_no_edit_mends_is_left_to_the_user(folder, capsys):
     write(
         folder,
         DROPOUT.replace("0.1)", "0.1, self.training)").replace(
-            "nn.Linear(16, 16)", "nn.Sequential(*(nn.Linear(16, 16) for _ in range(12)))"
+            "nn.Linear(16, 16)", "nn.Sequential(*(nn.Linear(16, 16) for _ in range(20)))"
         ),
     )
     assert status(["fix", "net.py:Net", "--select", "SIG,GRD"]) == 0
