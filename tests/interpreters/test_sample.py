@@ -226,7 +226,7 @@ def test_float64_shows_what_float32_loses():
 def test_bad_calls_say_what_came_and_the_remedy():
     with pytest.raises(InitioError, match="it returned int"):
         measure(lambda: 3, [spec(3, 4)])
-    with pytest.raises(InitioError, match="some on the meta device"):
+    with pytest.raises(InitioError, match="weight is on the meta device"):
         measure(lambda: nn.Linear(2, 2, device="meta"), [spec(3, 2)])
     with pytest.raises(InitioError, match="at least one draw, but 0 came"):
         measure(lambda: nn.Linear(2, 2), [spec(3, 2)], draws=0)

@@ -20,6 +20,7 @@ from initio.core.tree import ModuleTree
 
 if TYPE_CHECKING:
     from initio.interpreters.compare import Comparison
+    from initio.interpreters.places import Wrap
     from initio.interpreters.sample import Key, Measurement
 
 __all__ = ["Compared", "analyze", "check", "compare", "crash_error", "measure"]
@@ -227,11 +228,23 @@ def measure(
     loss: Loss = None,
     train: bool = True,
     seed: int = 0,
+    wrap: Wrap | None = None,
     progress: bool | None = None,
 ) -> Measurement:
     """Build and run the real model `draws` times, forward and backward, and average the moments of all outputs and gradients.
 
-    An interrupt (Ctrl-C) keeps the draws that were finished.
+    `wrap` is applied to every model that is built, and returns it in its places: sharded by `fully_shard`, dispatched by accelerate's
+    `dispatch_model`, in `DistributedDataParallel`. The numbers are those of one process: every rank must call `measure` with the same
+    seed. An interrupt (Ctrl-C) keeps the draws that were finished.
+
+    Raises:
+        InitioError: inputs that are no tensors; a wrapper that returns no module, or other weights than were drawn.
+
+    >>> from torch import nn
+    >>> build = lambda: nn.Linear(512, 512)
+    >>> found = measure(build, (64, 512), draws=4, wrap=lambda model: nn.DataParallel(model))
+    >>> round(found.outputs["", 0, 0].second, 1)
+    0.3
     """
     args, kwargs = normalise(inputs)
     specs = [*args, *(dataclasses.replace(spec, name=name) if isinstance(spec, InputSpec) else spec for name, spec in kwargs.items())]
@@ -242,7 +255,7 @@ def measure(
     if draws < 1:
         raise InitioError("at least one draw", f"{draws} came", where="draws", remedy="Eight give a usable standard error.")
     sample = importlib.import_module("initio.interpreters.sample")
-    return sample.measure(model_or_factory, specs, draws=draws, loss=loss, train=train, seed=seed, progress=progress)
+    return sample.measure(model_or_factory, specs, draws=draws, loss=loss, train=train, seed=seed, wrap=wrap, progress=progress)
 
 
 @dataclass(frozen=True, slots=True)

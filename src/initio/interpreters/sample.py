@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from initio.core.errors import InitioError
 from initio.core.estimate import Estimate
 from initio.core.inputs import InputSpec, normalise
 from initio.interpreters.draws import Progress, draw_input, objective, random_state, seed_all, tensors
+from initio.interpreters.places import Placed, Wrap, copied, placed, sums
 
 __all__ = ["Key", "Measurement", "Statistics", "measure"]
 
@@ -59,6 +60,7 @@ def measure(
     train: bool = True,
     seed: int = 0,
     dtype: torch.dtype | None = None,
+    wrap: Wrap | None = None,
     progress: bool | None = None,
 ) -> Measurement:
     """Run forward and backward `draws` times with fresh weights, inputs and cotangents, and average the moments.
@@ -69,8 +71,9 @@ def measure(
     a `loss` the cotangent is an independent unit normal on every floating output; otherwise "cross_entropy",
     "nll", "mse", "bce_with_logits" (with random targets), "model" (the loss that the model returns) or a function of
     the model's result. `dtype` converts the model and its floating inputs (float64 shows gradients that
-    underflow in float32). `progress` None shows a bar on a terminal once a second has passed. Ctrl-C keeps the draws that
-    were finished; the global random state is left as it was.
+    underflow in float32). `wrap` is applied to every drawn model, and returns it sharded, dispatched to devices or wrapped; modules and
+    parameters keep the names of the model within, and every rank must call this, with the same seed. `progress` None shows a bar on a
+    terminal once a second has passed. Ctrl-C keeps the draws that were finished; the global random state is left as it was.
     """
     if draws < 1:
         raise InitioError("at least one draw", f"{draws} came", where="draws", remedy="Eight give a usable standard error.")
@@ -80,7 +83,7 @@ def measure(
     with random_state(), Progress(draws, progress) as bar:
         try:
             for index in range(draws):
-                finished = _draw(seed * 1_000_003 + index, lambda: _built(factory, train, dtype), arguments, loss, dtype)
+                finished = _draw(seed * 1_000_003 + index, lambda: placed(_built(factory, train, dtype), wrap), arguments, loss, dtype)
                 for name, table in tables.items():
                     _gather(table, finished[name])
                 done += 1
@@ -111,7 +114,11 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def _draw(
-    seed: int, build: Callable[[], nn.Module], arguments: Arguments, loss: str | Callable[..., Any] | None, dtype: torch.dtype | None
+    seed: int,
+    build: Callable[[], Placed],
+    arguments: Arguments,
+    loss: str | Callable[..., Any] | None,
+    dtype: torch.dtype | None,
 ) -> dict[str, _Draw]:
     """One draw; where the model itself decides whether its input requires a gradient, the draw is repeated without one."""
     seed_all(seed)
@@ -125,22 +132,20 @@ def _draw(
 
 
 def _built(factory: Callable[[], nn.Module] | nn.Module, train: bool, dtype: torch.dtype | None) -> nn.Module:
-    model = copy.deepcopy(factory) if isinstance(factory, nn.Module) else factory()
+    model = copied(factory) if isinstance(factory, nn.Module) else factory()
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InitioError("a torch.nn.Module from the factory", f"it returned {type(model).__name__}", remedy="Return the model from it.")
-    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-        remedy = "Pass a factory that builds it on a real device; `analyze` needs no numbers."
-        raise InitioError("parameters with numbers to measure", "the model has some on the meta device", remedy=remedy)
     model.zero_grad(set_to_none=True)
     model.train(train)
     return model if dtype is None else model.to(dtype)
 
 
 def _run(
-    model: nn.Module, arguments: Arguments, loss: str | Callable[..., Any] | None, dtype: torch.dtype | None, track: bool
+    placed: Placed, arguments: Arguments, loss: str | Callable[..., Any] | None, dtype: torch.dtype | None, track: bool
 ) -> dict[str, _Draw]:
     """One step: the statistics of every output, cotangent and gradient, taken at the moment when they exist."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = next((p.device for p in placed.model.parameters() if not p.is_meta), torch.device("cpu"))
+    offloaded = placed.offloaded
     drawn: dict[str, Tensor] = {}
 
     def sample(item: Any) -> Any:
@@ -155,16 +160,20 @@ def _run(
         return item
 
     positional, named = sample(arguments[0]), sample(arguments[1])
-    with Statistics(model) as watch:
-        result = model(*positional, **named)
+    # What the graph keeps of offloaded weights would fill the device again.
+    elsewhere = torch.autograd.graph.save_on_cpu() if offloaded else contextlib.nullcontext()
+    with Statistics(placed.model, placed.call) as watch, elsewhere:
+        result = placed.call(*positional, **named)
     parameters = watch.parameters()
     weights: _Draw = {}
     for name, parameter in parameters.items():
-        _note(weights, name, parameter)
+        _note(weights, name, offloaded.weights.get(name) if parameter.is_meta else parameter)
     _backward(result, loss)
     gradients: _Draw = {}
+    after = watch.parameters()  # fully_shard leaves the root whole until its gradients are reduced
     for name, parameter in parameters.items():
-        _note(gradients, name, parameter.grad)
+        reduced = after.get(name, parameter).grad
+        _note(gradients, name, offloaded.gradients.get(name) if parameter.is_meta else parameter.grad if reduced is None else reduced)
     reached: _Draw = {}
     for name, tensor in drawn.items():
         _note(reached, name, tensor.grad)
@@ -185,20 +194,19 @@ def _note(draw: _Draw, key: Any, tensor: Tensor | None) -> None:
         return
     shape = tuple(tensor.shape)
     entries = tensor.detach().coalesce().values() if tensor.is_sparse else tensor.detach()
-    wide = torch.complex128 if entries.is_complex() else torch.float64
-    total = complex(entries.sum(dtype=wide).item()).real
-    norm = float(torch.linalg.vector_norm(entries, dtype=wide).item()) if entries.numel() else 0.0
-    draw[key] = (total / tensor.numel(), norm * norm / tensor.numel(), tensor.numel(), shape)
+    total, square = sums(entries)
+    draw[key] = (total / tensor.numel(), square / tensor.numel(), tensor.numel(), shape)
 
 
 class Statistics:
     """Takes the statistics of every module call at once, so that a later in-place operation cannot change what is measured.
 
     Ends with the forward pass: the recomputation of a checkpointed block in the backward pass is no new call. The paths are those of a
-    recording, which knows modules in plain lists and modules made during the call, too.
+    recording, which knows modules in plain lists and modules made during the call, too; what `outer` has around the model has none.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, outer: nn.Module | None = None) -> None:
+        self._around = {id(module) for module in (outer or model).modules()} - {id(module) for module in model.modules()}
         self.outputs: _Draw = {}
         self.cotangents: _Draw = {}
         self._tree = Tree(model)
@@ -210,6 +218,8 @@ class Statistics:
         original = self._original = nn.Module.__call__
 
         def call(module: nn.Module, *arguments: Any, **named: Any) -> Any:
+            if id(module) in self._around:
+                return original(module, *arguments, **named)
             path = self._path(module)
             index = self._counts.get(path, 0)
             self._counts[path] = index + 1
