@@ -339,7 +339,7 @@ class Analysis:
 
     @property
     def plot(self) -> Any:
-        """Static plots by matplotlib: `plot.signal()`, `plot.gradient()`, `plot.paths()`; each takes and returns `Axes`."""
+        """Static plots by matplotlib: `plot.signal()`, `.gradient()`, `.paths()`, `.spectrum()`; each takes and returns `Axes`."""
         return importlib.import_module("initio.render.plots").Plots(self)
 
     def log(self, writer: Any, step: int = 0, prefix: str = "initio") -> None:

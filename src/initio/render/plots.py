@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from initio.core.analysis import Analysis
 from initio.core.errors import InitioError
+from initio.core.singular import singular_values
 from initio.render.payload import LIMITS
 
 if TYPE_CHECKING:
@@ -77,6 +78,37 @@ class Plots:
         axes.set_xlim(0, 1)
         axes.set_xlabel("share of the gradient at the block's input")
         axes.legend(frameon=False, loc="lower right")
+        return axes
+
+    def spectrum(self, ax: Axes | None = None) -> Axes:
+        """Singular values of the weight matrices, in the order of the parameters: the range of each one's law, its middle half, and the rms.
+
+        The law is that of Marchenko and Pastur (1967) for independent entries and one value for orthogonal ones; a convolution's kernel
+        counts as the matrix (out, in·k²). A range that starts at 0 belongs to a square matrix. Weights without such a law (zeros, values
+        of a built model, several parts) are left out, and the label of the abscissa counts them.
+
+        Raises:
+            InitioError: where no weight of the model has such a law.
+        """
+        weights = [p for p in self.analysis.parameters.values() if len(p.shape) > 1 and not p.buffer]
+        found = [law for law in (singular_values(p.distribution) for p in weights) if law is not None]
+        if not found:
+            remedy = "Give the class or a factory of the model, so that its draws are seen."
+            came = f"none of {len(weights)} weights has one"
+            raise InitioError("a weight with a law of its singular values", came, where="plot.spectrum", remedy=remedy)
+        axes = axes_of(ax)
+        places = range(len(found))
+        middle = [law.quantiles((0.25, 0.75)) for law in found]
+        axes.vlines(
+            places, [law.low for law in found], [law.high for law in found], color=BLUE, alpha=0.35, linewidth=3, label="all values"
+        )
+        axes.vlines(places, *zip(*middle, strict=True), color=BLUE, linewidth=3, label="middle half")
+        axes.plot(places, [law.rms for law in found], "o", color=ORANGE, markersize=3, label="rms")
+        axes.legend(frameon=False)
+        axes.set_ylim(bottom=0)
+        missing = len(weights) - len(found)
+        axes.set_xlabel("weight, in order" + (f" ({missing} without a law left out)" if missing else ""))
+        axes.set_ylabel("singular values at initialisation")
         return axes
 
     def _outputs(self) -> list[tuple[int, int | None]]:
