@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -297,6 +297,8 @@ def scale(x: Moments, a: float, b: float = 0.0) -> Moments:
         extra["terms"] = tuple(scale(t, a) for t in x.terms)
     if "mixed" in x.extra:
         extra["mixed"] = x.extra["mixed"].times(a * a)
+    if "summed" in x.extra and b == 0.0:
+        extra["summed"] = x.extra["summed"].times(a)
     if not x.law:
         return replace(x, mean=mean, gram=gram, odd=x.odd if b == 0.0 else 0, extra=extra)
     if len(x.law) == 1:
@@ -438,6 +440,9 @@ def add(x: Moments, y: Moments, a: float = 1.0, b: float = 1.0) -> Moments | Unk
     x, y = x.with_law(), y.with_law()
     if len(x.law) == 1 and len(y.law) == 1 and x.law[0].field.id == y.law[0].field.id and x.law[0].field.view == y.law[0].field.view:
         fn = x.law[0].fn.plus(y.law[0].fn, a, b)
+        diag = tuple(axis.diagonal for axis in x.axes)
+        if np.any(gram[diag] < 1e-2 * (a * a * x.gram + b * b * y.gram)[diag]):  # what is left of terms that cancel
+            mean, gram = np.asarray(expect(fn, *_mean_var(x.law[0].field, x.axes))), pair_expectation(fn, x.law[0].field, x.axes)
         return Moments(x.axes, x.dims, mean, gram, (Factor(fn, x.law[0].field),), sources, x.odd & y.odd, claim)
     extra: dict[str, Any] = {}
     if len(x.law) > 1 or len(y.law) > 1 or x.terms or y.terms:
@@ -507,7 +512,7 @@ def _cross_of_sum(x: Moments, y: Moments, a: float, b: float) -> tuple[Cross, ..
             if rank >= len(mine) or (rank >= DEEP and not mine[rank].view.root):
                 continue
             c = mine[rank]
-            if 0 in c.view.strides and not c.view.root and not c.view.lost and rank:  # a gain or a bias that every sample shares
+            if c.view.strides[:1] == (0,) and not c.view.root and not c.view.lost and rank:  # a gain or a bias that every sample shares
                 continue
             if any(c.id == m.id and c.view == m.view for m in made):
                 continue
@@ -576,11 +581,45 @@ def multiply(x: Moments, y: Moments) -> Moments | Unknown:
     if made is not None:
         return made
     for one, other in ((x, y), (y, x)):
+        whole = _under_the_sum(one, other)
+        if whole is not None:
+            return whole
+    for one, other in ((x, y), (y, x)):
         sure = deterministic(other)
         if sure is not None:
             out = multiply(one, sure)
             return out if isinstance(out, Unknown) else replace(out, sources=sources, odd=odd)
     return Unknown("the factors of a product depend on each other in a way that is not tracked")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Summed:
+    """Of which tensor a tensor is `factor` times the average over `dims`."""
+
+    of: Moments
+    dims: tuple[int, ...]
+    factor: float
+
+    def times(self, a: float) -> Summed:
+        """Of a times the tensor."""
+        return replace(self, factor=a * self.factor)
+
+
+def _under_the_sum(x: Moments, y: Moments) -> Moments | None:
+    """x y for x = Σ_p w_p, y the same for all p: Σ_p (w_p y), where the factors of w say how they depend on y.
+
+    The cotangent of what was broadcast over positions (a gate, a map that was enlarged) is such a sum, w = G m with masks m of those
+    positions: a new Gaussian by itself, of a scale that depends on what was broadcast.
+    """
+    s = x.extra.get("summed")
+    if not isinstance(s, Summed) or not s.of.law or y.shape != x.shape:
+        return None
+    counts = [*y.dims]
+    if len(counts) != len(s.of.dims):
+        for d in s.dims:
+            counts.insert(d, 0)
+    made = multiply(replace(s.of, extra={k: v for k, v in s.of.extra.items() if k != "summed"}), replace(y, dims=tuple(counts), extra={}))
+    return None if isinstance(made, Unknown) else scale(average(made, s.dims, len(y.dims) == len(s.of.dims)), s.factor)
 
 
 def _distribute(terms: Sequence[Moments], y: Moments) -> Moments | Unknown:
@@ -671,6 +710,7 @@ def average(x: Moments, dims: Sequence[int], keepdim: bool = False) -> Moments:
         lost = tuple((x.axes[i].size, c.view.strides[i]) for i in drop)
         kept.append(Cross(c.id, View(c.view.offset, tuple(s for i, s in enumerate(c.view.strides) if i not in drop), lost), cov, rows))
     made = Moments.gaussian(axes, counts, mean, gram, sources, odd=x.odd, claim=x.claim, cross=tuple(kept))
+    made.extra["summed"] = Summed(x, tuple(dims), 1.0)
     entry = (x.weights * (x.second - x.mean**2)).sum()
     out = float((made.weights * (made.second - made.mean**2)).sum())
     if sources and out <= FRESH * float(entry):
