@@ -474,8 +474,9 @@ class _Run:
         uses = [use for use in self.recorder.loose[id(twin)] if use.phase != "backward"]
         source = next((use.source for use in uses if use.source is not None), None)
         moved = id(twin) in self.recorder.moved or follows_moves(held.module)
-        indexes = bool(uses) and all(use.function in ("__getitem__", "index_select", "embedding", "gather", "tolist") for use in uses)
         tensor, parameter = held.tensor, isinstance(held.tensor, nn.Parameter)
+        places = ("__getitem__", "index_select", "embedding", "gather", "tolist")
+        indexes = bool(uses) and not tensor.is_floating_point() and all(use.function in places for use in uses)
         shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
         where = (held.name, held.owner, held.attribute, held.container, shape, dtype)
         module = uses[0].module if uses else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from initio.checks.affine import affines, back, place
+from initio.checks.affine import affines, back, place, scalar_of
 from initio.checks.batches import sample_axes, samples
 from initio.checks.framework import Context, Found, check
 from initio.checks.graph import name
@@ -91,14 +91,15 @@ def softmax_wrong_dim(context: Context) -> Iterator[Found]:
 def _scored(context: Context, node: Node) -> tuple[str, ...]:
     """The layer that computes the score, and gets no gradient."""
     ends = {layer.leaving: layer.where for layer in affines(context)}
-    return tuple(ends[value] for value, _ in back(context, node.inputs[0]) if ends.get(value))
+    way = back(context, node.inputs[0], lambda each: scalar_of(context, each) is not None)
+    return tuple(ends[value] for value, _ in way if ends.get(value))
 
 
 def _one_score(context: Context, node: Node, dim: int) -> bool:
     """Whether the axis of size one is the output of a layer."""
     ends = {layer.leaving: layer for layer in affines(context) if layer.outputs == 1}
     rank = len(context.record.values[node.inputs[0]].shape)
-    for value, _ in back(context, node.inputs[0]):
+    for value, _ in back(context, node.inputs[0], lambda each: scalar_of(context, each) is not None):
         if value in ends:
             channel = 1 if ends[value].kind == "convolution" else len(context.record.values[value].shape) - 1
             return len(context.record.values[value].shape) != rank or channel == dim

@@ -9,7 +9,7 @@ import numpy as np
 
 from initio.checks.framework import Context, Found, check
 from initio.checks.graph import behind, name
-from initio.checks.reach import Reach, Tracer, along, nothing, trace
+from initio.checks.reach import Mask, Reach, Tracer, along, nothing, trace
 from initio.core.analysis import Analysis
 from initio.core.record import Node, Record
 
@@ -24,8 +24,8 @@ def causality_leak(context: Context) -> Iterator[Found]:
     ## What it does
     Follows, through the record of evaluation mode, which positions of a sequence each entry depends on. A model counts as causal where
     an attention over these positions has a triangular mask; reported is the first
-    operation on that way whose output at t depends on a position after t. Encoders, bidirectional RNNs and cross attention are not
-    reported.
+    operation on that way whose output at t depends on a position after t, or a mask that stands upside down, so that a position sees
+    the later ones alone. Encoders, bidirectional RNNs, models with a mask for either direction and cross attention are not reported.
 
     ## Why is this bad
     The model reads in training what it has to predict: the loss is far too low, and generation fails.
@@ -98,7 +98,14 @@ def causality_leak(context: Context) -> Iterator[Found]:
     for item in record.inputs:
         for axis in _axes(record, item.value):
             n = record.values[item.value].shape[axis]
-            if not _leaks(record, item.value, axis, n):
+            states = trace(record, {item.value: along(record.values[item.value].shape, axis)})
+            mirrored = next((node for node in record.nodes if node.phase == "forward" and _mirrored(node, states, n)), None)
+            if mirrored is not None:
+                if not any(node.phase == "forward" and _lower(node, states, n) for node in record.nodes):
+                    yield _upside_down(context, mirrored, n)
+                    return
+                continue  # one attention for either direction
+            if not _leaks(record, item.value, axis, n, states):
                 continue
             evaluation = context.evaluation
             twin = next((other for other in evaluation.inputs if other.name == item.name), None) if evaluation is not None else None
@@ -115,6 +122,18 @@ def causality_leak(context: Context) -> Iterator[Found]:
                 entity=name(node),
             )
             return
+
+
+def _upside_down(context: Context, node: Node, n: int) -> Found:
+    return Found(
+        message="the mask of this attention stands upside down: a position sees the later ones and none before it.",
+        module=node.module,
+        source=node.source or context.made(node.module),
+        evidence={"length": n, "operation": name(node)},
+        remedy="Keep the lower triangle: tril() where True means attend (scaled_dot_product_attention), triu(1) where True means hide "
+        "(masked_fill, nn.MultiheadAttention).",
+        entity="mask",
+    )
 
 
 def _axes(record: Record, value: int) -> list[int]:
@@ -148,12 +167,12 @@ class _Healed(Tracer):
         return nothing(len(shape))
 
 
-def _leaks(record: Record, value: int, axis: int, n: int) -> tuple[Node, int, int] | None:
+def _leaks(record: Record, value: int, axis: int, n: int, states: Mapping[int, Reach | None] | None = None) -> tuple[Node, int, int] | None:
     """(the operation, a position, a later one that it depends on), where the record is causal and an output is not."""
     if record.crash is not None or value in record.constants or _read_twice(record, value):
         return None
     own = along(record.values[value].shape, axis)
-    states = trace(record, {value: own})
+    states = trace(record, {value: own}) if states is None else states
     leaking = [
         o.value
         for o in record.outputs
@@ -204,15 +223,32 @@ def _ahead(state: Reach | None) -> tuple[int, int] | None:
 
 def _causal(node: Node, states: Mapping[int, Reach | None], healed: Mapping[int, Reach | None], n: int) -> bool:
     """Whether an attention over the input's own positions has a triangular mask: a row sees itself and what is before it."""
-    if name(node) not in SOFTMAX or node.outputs[0] is None:
-        return False
-    state, own = states.get(node.outputs[0]), healed.get(node.outputs[0])
-    if state is None or own is None or state.closed is None or state.sort != "zero" or not _triangular(state.closed, n):
+    own = healed.get(node.outputs[0] or -1)
+    if own is None or not _lower(node, states, n):
         return False
     return own.varying == [own.hi.ndim - 2] and bool((own.hi.reshape(-1) >= np.arange(n)).all()) and bool((own.lo < own.hi).any())
 
 
-def _triangular(closed: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], n: int) -> bool:
+def _closed(node: Node, states: Mapping[int, Reach | None]) -> Mask | None:
+    """Which weights of an attention are exactly 0, where the node makes them."""
+    state = states.get(node.outputs[0]) if name(node) in SOFTMAX and node.outputs[0] is not None else None
+    return state.closed if state is not None and state.sort == "zero" else None
+
+
+def _lower(node: Node, states: Mapping[int, Reach | None], n: int) -> bool:
+    closed = _closed(node, states)
+    return closed is not None and _triangular(closed, n)
+
+
+def _mirrored(node: Node, states: Mapping[int, Reach | None], n: int) -> bool:
+    """Whether row t of an attention is open from t, or the position after it, to the end."""
+    closed = _closed(node, states)
+    if closed is None or closed.ndim < 2 or closed.shape[-2:] != (n, n):
+        return False
+    return any(bool((closed == np.tril(np.ones((n, n), bool), k)).all()) for k in (-1, 0))
+
+
+def _triangular(closed: Mask, n: int) -> bool:
     """Whether what is open in row t ends at t, or a constant few after it."""
     if closed.ndim < 2 or closed.shape[-2:] != (n, n):
         return False

@@ -10,7 +10,7 @@ import numpy as np
 
 from initio.checks.affine import NORMS, affines, drops
 from initio.checks.framework import Context
-from initio.checks.graph import VIEWS, name
+from initio.checks.graph import VIEWS, name, origin
 from initio.core.record import Node, Ref
 
 __all__ = ["Bound", "bound"]
@@ -19,17 +19,20 @@ LIMITS = {"sigmoid": "sigmoid", "_softmax": "softmax", "_safe_softmax": "softmax
 EXACT = {"relu": "ReLU", "hardsigmoid": "hardsigmoid"}
 SUMS = frozenset({"sum", "mean", "cumsum", "avg_pool2d", "_adaptive_avg_pool2d"})
 SHRINKING = frozenset({"max_pool2d_with_indices", "amax", "max", "topk", "index", "gather", "index_select"})
+PLACED = frozenset({"unsqueeze", "view", "reshape", "_unsafe_view", "expand", "slice", "alias"})
+"""Views that broadcast a tensor, or show all of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
     """`low` bounds the entries from below; `zero` says whether 0 occurs with positive probability or in the limit only; `by` what bounds.
 
-    `real` says that the entries lie on both sides of their mean, without a bound.
+    "own": some entries are 0 because a tensor is compared with itself. `real` says that the entries lie on both sides of their mean,
+    without a bound.
     """
 
     low: float
-    zero: Literal["exact", "limit"]
+    zero: Literal["exact", "limit", "own"]
     by: str
     real: bool = False
 
@@ -68,16 +71,30 @@ class _Bounds:
             inner = self.of(node.inputs[0], depth - 1)
             return Bound(0.0, "exact", EXACT[operation]) if inner is not None and inner.real else Bound(0.0, "limit", EXACT[operation])
         if operation in ("abs", "square") or (operation == "pow" and node.args[1:2] in ((2,), (2.0,), (4,))):
-            return Bound(0.0, "limit", operation)
+            return self.squared(node.inputs[0], operation)
         if operation in VIEWS | SHRINKING:
             inner = self.of(node.inputs[0], depth - 1)
             return replace(inner, zero="limit") if inner is not None and operation in SHRINKING else inner
         return self.combined(node, operation, depth)
 
+    def squared(self, value: int, operation: str) -> Bound:
+        """Of x_i − x_j over all pairs, the entries with i = j are 0; the last axis, that of the features, is no axis of pairs."""
+        node = self.context.producers.get(value)
+        if node is not None and name(node) == "sub" and len(node.inputs) == 2 and not node.kwargs.get("alpha"):
+            one, two = (origin(self.context, each, PLACED)[0] for each in node.inputs)
+            shapes = [self.context.record.values[each].shape for each in node.inputs]
+            apart = [i for i, (a, b) in enumerate(zip(*shapes, strict=False)) if a != b]
+            if one == two and one in self.context.carrying and len(apart) == 2 and len(shapes[0]) - 1 not in apart:
+                return Bound(0.0, "own", "differences of all pairs")
+        return Bound(0.0, "limit", operation)
+
     def combined(self, node: Node, operation: str, depth: int) -> Bound | None:
         """Sums, products and clamps."""
         if operation in SUMS:
             inner = self.of(node.inputs[0], depth - 1)
+            last = len(self.context.record.values[node.inputs[0]].shape) - 1
+            if inner is not None and inner.zero == "own" and len(node.args) > 1 and node.args[1] in ((-1,), (last,)):
+                return inner
             return None if inner is None or inner.real or inner.low < 0 else replace(inner, zero="limit", by="a sum")
         if operation in ("clamp", "clamp_min") and len(node.args) > 1 and isinstance(node.args[1], (int, float)):
             return Bound(float(node.args[1]), "exact", "clamp")

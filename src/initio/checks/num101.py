@@ -122,6 +122,9 @@ def _judged(operation: str, value: int, found: Bound, mean: float, std: float) -
             "the gradient there is infinite" if operation not in (*LOGS, "div", "reciprocal", "rsqrt") else "the value there is infinite"
         )
         return value, f"{operation} of {found.by}, which is exactly 0 with positive probability; {infinite}.", guard
+    if found.zero == "own" and operation in ROOTS:
+        said = f"{operation} of {found.by}, which is 0 where an entry meets itself; the gradient there is infinite, times 0: NaN."
+        return value, said, "Add a small constant inside, or use torch.cdist or torch.linalg.vector_norm, whose gradient there is 0."
     if operation in LOGS and found.by in ("softmax", "sigmoid"):
         instead = "log_softmax" if found.by == "softmax" else "logsigmoid"
         said = f"{operation} of {found.by}: a probability below the smallest float is 0, its logarithm −∞ and its gradient NaN."
