@@ -117,3 +117,19 @@ def test_formats(folder, capsys, form):
     assert "ACT101" in out
     if form in ("sarif", "json"):
         json.loads(out)
+
+
+@pytest.mark.parametrize("form", ["sarif", "json"])
+def test_formats_hold_the_edits(folder, capsys, form):
+    (folder / "lists.py").write_text(MODEL.format(comment="").replace("self.b = nn.Linear(16, 2)", "self.b = [nn.Linear(16, 2)]")
+                                     .replace("self.b(self.a(x))", "self.b[0](self.a(x).relu())"))  # fmt: skip
+    assert status(["check", "lists.py:Linear2", "--format", form]) == 1
+    told = json.loads(capsys.readouterr().out)
+    wanted = "self.b = nn.ModuleList([nn.Linear(16, 2)])"
+    if form == "json":
+        (finding,) = told["findings"]
+        assert f"+        {wanted}" in finding["fix"]["edit"]
+    else:
+        (result,) = told["runs"][0]["results"]
+        (replacement,) = result["fixes"][0]["artifactChanges"][0]["replacements"]
+        assert replacement["insertedContent"]["text"].strip() == wanted

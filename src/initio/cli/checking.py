@@ -139,6 +139,8 @@ def _static(request: Request, select: tuple[str, ...], ignore: tuple[str, ...]) 
 
 def render(reports: Sequence[Report], format: str, sink: TextIO, note: str = "") -> None:  # noqa: A002
     """Write the reports in a format."""
+    if format in ("sarif", "json"):
+        reports = [_with_edits(report) for report in reports]
     if format == "sarif":
         from initio import __version__
         from initio.checks.framework import all_checks
@@ -159,6 +161,20 @@ def render(reports: Sequence[Report], format: str, sink: TextIO, note: str = "")
         sink.write(markdown.render(reports))
     else:
         _terminal(reports, sink, note)
+
+
+def _with_edits(report: Report) -> Report:
+    """The report with the diff that `initio fix` would try in each fix that has one."""
+    if not any(_editable(finding) for finding in report.findings) or not report.analysis.nodes:
+        return report
+    from initio.api.fixing import drafts
+
+    diffs = drafts(report)
+    return replace(report, findings=tuple(_with_edit(finding, diffs.get(finding.fingerprint, "")) for finding in report.findings))
+
+
+def _with_edit(finding: Finding, diff: str) -> Finding:
+    return finding if finding.fix is None or not diff else replace(finding, fix=replace(finding.fix, edit=diff))
 
 
 def _terminal(reports: Sequence[Report], sink: TextIO, note: str) -> None:

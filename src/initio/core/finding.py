@@ -16,7 +16,10 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """A proposed change. `safe` fixes are proven to keep the function; `unsafe` ones change it or the state dict."""
+    """A proposed change. `safe` fixes are proven to keep the function; `unsafe` ones change it or the state dict.
+
+    `edit` is the change of source as a unified diff, where it is known.
+    """
 
     title: str
     applicability: Literal["safe", "unsafe", "display"]

@@ -1,9 +1,9 @@
-"""Reports as SARIF 2.1.0: physical and logical locations, and fingerprints that survive moved lines."""
+"""Reports as SARIF 2.1.0: physical and logical locations, fingerprints that survive moved lines, and edits."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,9 @@ def _result(report: Report, finding: Finding, index: dict[str, int]) -> dict[str
     }
     if finding.code in index:
         result["ruleIndex"] = index[finding.code]
+    if finding.fix is not None and finding.fix.edit:
+        fix = {"description": {"text": finding.fix.title}, "artifactChanges": _changes(finding.fix.edit)}
+        result["fixes"] = [{**fix, "properties": {"applicability": finding.fix.applicability}}]
     if finding.also:
         logical = [_logical(path, report.target) for path in finding.also]
         result["relatedLocations"] = [{"logicalLocations": [each]} for each in logical]
@@ -94,3 +97,48 @@ def _artifact(file: str) -> dict[str, str]:
 
 def _logical(module: str, target: str) -> dict[str, str]:
     return {"name": module.rpartition(".")[2] or "(model)", "fullyQualifiedName": f"{target}/{module}".rstrip("/"), "kind": "module"}
+
+
+def _changes(diff: str) -> list[dict[str, Any]]:
+    """The files of a unified diff, with what replaces which region."""
+    changes: list[dict[str, Any]] = []
+    lines = iter(diff.split("\n"))
+    for each in lines:
+        if each.startswith("+++ "):
+            changes.append({"artifactLocation": _artifact(each[4:]), "replacements": []})
+        elif each.startswith("@@"):
+            changes[-1]["replacements"] += _hunk(each, lines)
+    return changes
+
+
+def _hunk(header: str, lines: Iterator[str]) -> list[dict[str, Any]]:
+    """The replacements of one hunk; the iterator is left behind it."""
+    (line, left), (_, right) = (_range(text) for text in header.split()[1:3])
+    found: list[dict[str, Any]] = []
+    old, new = list[str](), list[str]()
+    while left or right or old or new:
+        each = next(lines) if left or right else " "
+        if each.startswith("-"):
+            old.append(each[1:])
+        elif each.startswith("+"):
+            new.append(each[1:])
+        elif not each.startswith("\\"):
+            if old or new:
+                found.append(_replacement(line, old, new))
+            line, old, new = line + len(old) + 1, [], []
+        left, right = left - each.startswith(("-", " ")) if left else 0, right - each.startswith(("+", " ")) if right else 0
+    return found
+
+
+def _range(text: str) -> tuple[int, int]:
+    first, _, count = text[1:].partition(",")
+    return int(first), int(count or 1)
+
+
+def _replacement(line: int, old: list[str], new: list[str]) -> dict[str, Any]:
+    """Whole lines; where some replace some, up to the end of the last one, which the file may not have ended."""
+    region = {"startLine": line, "startColumn": 1, "endLine": line + len(old), "endColumn": 1}
+    text = "".join(f"{each}\n" for each in new)
+    if old and new:
+        region, text = {**region, "endLine": line + len(old) - 1, "endColumn": len(old[-1]) + 1}, text[:-1]
+    return {"deletedRegion": region, "insertedContent": {"text": text}}
