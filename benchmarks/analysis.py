@@ -1,4 +1,4 @@
-"""What an analysis costs beside one measured draw, in one run: ResNet-50 at batch 1, and a 7B Llama configuration without weights.
+"""What an analysis costs beside one measured draw, and all checks beside the analysis: ResNet-50, and a 7B Llama without weights.
 
     python benchmarks/analysis.py            # needs torchvision and transformers
 
@@ -46,6 +46,12 @@ def main() -> None:
     print("|---|---|---|---|")
     for name, analysis, draw in rows:
         print(f"| {name} | {analysis:.2f} | {f'{draw:.2f}' if draw else 'not run'} | {f'{analysis / draw:.2f}' if draw else ''} |")
+    shape = "8x3x224x224"
+    sides = [
+        (seconds(lambda: initio.check(models.resnet50, shape)), seconds(lambda: initio.analyze(models.resnet50, shape))) for _ in range(3)
+    ]
+    check, analysis = (min(side) for side in zip(*sides, strict=True))
+    print(f"\nResNet-50, {shape}: {check:.2f} s with all checks, {analysis:.2f} s the analysis alone, ratio {check / analysis:.2f}")
     print(f"\npeak memory, imports included: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
 
