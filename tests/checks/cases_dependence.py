@@ -155,6 +155,82 @@ def nested_convolution():
     return Wrapped(Mixer())
 
 
+@fault("BAT102", "2x10:int(30)")
+class HidesThePast(nn.Module):
+    """scaled_dot_product_attention keeps what is True; nn.MultiheadAttention would hide it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.attention, self.head = nn.Embedding(30, 16), Attention(~triangle(10)), nn.Linear(16, 30)
+
+    def forward(self, ids):
+        return self.head(self.attention(self.embed(ids)))
+
+
+@fault("BAT102", "2x10x16")
+def multihead_that_hides_the_past():
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 5)
+
+        def forward(self, x):
+            return self.head(x + self.attention(x, x, x, attn_mask=triangle(10, -1), need_weights=False)[0])
+
+    return Wrapped(Layer())
+
+
+@fault("BAT102", "2x6:int(30)")
+class ScoresFilledBelow(nn.Module):
+    """The weights themselves are the output, so that the attention is no candidate for a fused one."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.qk, self.head = nn.Embedding(30, 16), nn.Linear(16, 32), nn.Linear(16, 30)
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        q, k = self.qk(x).chunk(2, dim=-1)
+        weights = (q @ k.mT / 4).masked_fill(triangle(6), float("-inf")).softmax(-1)
+        return self.head(torch.einsum("bij,bjd->bid", weights, x)), weights
+
+
+class Hourglass(nn.Module):
+    """Positions are averaged in pairs, attended to, and repeated; `shift` delays them so that no pair tells of its second half."""
+
+    def __init__(self, shift):
+        super().__init__()
+        self.shift, self.embed, self.inner, self.outer = shift, nn.Embedding(30, 16), Attention(triangle(5)), Attention(triangle(10))
+        self.head = nn.Linear(16, 30)
+
+    def forward(self, ids):
+        x = self.outer(self.embed(ids))
+        pairs = F.pad(x, (0, 0, self.shift, -self.shift)).unflatten(1, (5, 2)).mean(2)
+        return self.head(x + self.inner(pairs).repeat_interleave(2, dim=1))
+
+
+@fault("BAT102", "2x10:int(30)")
+def pooled_pairs():
+    return Hourglass(0)
+
+
+@near("BAT102", "2x10:int(30)")
+def delayed_pairs():
+    return Hourglass(1)
+
+
+@near("BAT102", "2x10x16")
+class EitherDirection(nn.Module):
+    """One attention looks back and one ahead, as in a bidirectional language model."""
+
+    def __init__(self):
+        super().__init__()
+        self.back, self.ahead, self.head = Attention(triangle(10)), Attention(triangle(10).mT), nn.Linear(32, 5)
+
+    def forward(self, x):
+        return self.head(torch.cat([self.back(x), self.ahead(x)], -1))
+
+
 @near("BAT102", "2x10x16")
 def causal_everywhere():
     return nn.Sequential(Attention(triangle(10)), Attention(triangle(10)), nn.Linear(16, 5))

@@ -86,6 +86,18 @@ class MaskAttribute(Base):
         return self.mask @ self.linear(x)
 
 
+@fault("REG103", "2x6:int(30)")
+class SlicedPositions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(30, 16), nn.Linear(16, 30)
+        angles = torch.arange(12)[:, None] / 10000 ** (torch.arange(0, 16, 2) / 16)
+        self.table = torch.cat([angles.sin(), angles.cos()], -1)
+
+    def forward(self, ids):
+        return self.head(self.embed(ids) + self.table[: ids.shape[1]])
+
+
 @fault("REG103", "2x3x8x8")
 def nested_statistics():
     class Normalise(nn.Module):

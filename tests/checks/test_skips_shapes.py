@@ -193,6 +193,7 @@ FAULTS = {
     "ATT101": [
         (net(lambda m, x: F.softmax(m.a(x), dim=0), a=linear(16, 4)), "8x16"),
         (sequence(conv(3, 1, 3, padding=1), lambda: nn.Softmax(dim=1)), "4x3x8x8"),
+        (net(lambda m, x: (m.a(x).tanh().softmax(-1) * x).sum(1), a=linear(16, 1)), "4x6x16"),
         (net(lambda m, x: (m.a(x).transpose(1, 2).softmax(0) @ x).flatten(1), a=linear(16, 4)), "8x6x16"),
     ],
     "ATT102": [
@@ -212,6 +213,8 @@ FAULTS = {
         (net(lambda m, x: torch.log(m.a(x)), a=linear(16, 4)), "8x16"),
         (net(lambda m, x: m.a(x).sigmoid().log(), a=linear(16, 4)), "8x16"),
         (net(lambda m, x: torch.exp(100 * m.a(x)), a=linear(16, 4)), "8x16"),
+        (net(lambda m, x: ((y := m.a(x))[:, None] - y[None]).pow(2).sum(-1).sqrt(), a=linear(16, 4)), "8x16"),
+        (net(lambda m, x: ((y := m.a(x)).unsqueeze(2) - y.unsqueeze(1)).square().sum(dim=-1).sqrt(), a=linear(16, 4)), "2x8x16"),
     ],
     "PRF101": [
         (net(lambda m, x: torch.cat([m.a(x).tanh(), m.b(x)], 1), a=conv(8, 8, 1), b=conv(8, 16, 1)), "4x8x4x4"),
@@ -266,6 +269,14 @@ SILENT = {
     "cosine attention": (net(cosine, qkv=linear(64, 192), out=linear(64, 64)), "2x8x64"),
     "scale 1/d on purpose": (fused(scale=1 / 16), "2x8x64"),
     "attention weights that are returned": (net(returning, qkv=linear(64, 192), out=linear(64, 64)), "2x8x64"),
+    "distances of all pairs with a guard": (
+        net(lambda m, x: (((y := m.a(x)).unsqueeze(2) - y.unsqueeze(1)).pow(2).sum(-1) + 1e-6).sqrt(), a=linear(16, 4)), "2x8x16"
+    ),
+    "distances of all pairs by cdist": (net(lambda m, x: torch.cdist(y := m.a(x), y), a=linear(16, 4)), "2x8x16"),
+    "distances of two tensors": (
+        net(lambda m, x: (m.a(x).unsqueeze(2) - m.b(x.relu()).unsqueeze(1)).pow(2).sum(-1).sqrt(), a=linear(16, 4), b=linear(16, 4)),
+        "2x8x16",
+    ),
     "log with a guard": (net(lambda m, x: torch.log(m.a(x).softmax(-1) + 1e-6), a=linear(16, 4)), "8x16"),
     "log of a clamped sigmoid": (net(lambda m, x: m.a(x).sigmoid().clamp(1e-6, 1).log(), a=linear(16, 4)), "8x16"),
     "root of variance and epsilon": (
