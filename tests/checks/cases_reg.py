@@ -156,6 +156,13 @@ class Buffers(Base):
         return self.linear(x + self.shift)
 
 
+@fault("REG104", "4x16")
+class ParameterInForward(Base):
+    def forward(self, x):
+        scale = nn.Parameter(torch.rand(16))
+        return self.linear(x.tanh() * scale)
+
+
 @fault("REG104", "2x3x8x8")
 class ConvolutionInForward(nn.Module):
     def __init__(self):
@@ -185,6 +192,15 @@ def nested_in_forward():
             return nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 2))(self.first(x))
 
     return Wrapped(Head())
+
+
+@near("REG104", "4x16")
+class NoiseInForward(Base):
+    """Noise is drawn anew on purpose, and the input's own gradient is asked for."""
+
+    def forward(self, x):
+        x = x.clone().requires_grad_()
+        return self.linear(x + 0.1 * torch.randn(16) if self.training else x)
 
 
 @near("REG104", "4x16")

@@ -93,6 +93,20 @@ def module_created_in_forward(context: Context) -> Iterator[Found]:
             entity=call.module,
             group=f"{owner}:{call.source}",
         )
+    for node in record.nodes:
+        fresh = [v for v in node.outputs if v is not None and record.values[v].requires_grad and record.values[v].floating]
+        if node.phase != "forward" or node.inputs or not fresh or "~" in node.module:
+            continue
+        weights = sum(record.values[v].size for v in fresh)
+        yield Found(
+            message=f"a parameter is made in every call: its {weights:,} entries start anew each time, never trained.",
+            module=node.module,
+            source=node.source,
+            evidence={"weights": weights, "kind": "Parameter"},
+            remedy="Make it in __init__, as an nn.Parameter, and use it here.",
+            entity=name(node),
+            group=f"{node.module}:{node.source}",
+        )
 
 
 def _masks(node: Node) -> bool:
