@@ -242,3 +242,20 @@ def test_a_far_mean_keeps_its_digits() -> None:
     assert float(expect2(relu, relu, 1e6, 1, 1e6, 1, 0.25)) - 1e12 == pytest.approx(0.25, abs=1e-3)
     assert float(expect(relu, -5.0, 1.0)) == pytest.approx(5.346e-8, rel=1e-3)
     assert float(expect(relu, -50.0, 1.0)) == 0.0
+
+
+def test_tails_that_are_all_rounding_are_not_refined() -> None:
+    """1 − tanh² is 0 or 2⁻⁵² far out, which no quadrature converges on; next to |ρ| = 1 nothing there matters."""
+    seen = [0]
+
+    def counted(x: np.ndarray) -> np.ndarray:
+        seen[0] += np.size(x)
+        return 1 - np.tanh(x) ** 2
+
+    f = Scalar("1 - tanh(x)^2, counted", counted, knots=(-20.0, 20.0))
+    z, w = (each.ravel() for each in composite(np.linspace(-9, 9, 61)))
+    for gap in (0.15, 0.05, 1e-3):
+        common, own = 1.722 * math.sqrt(1 - gap), 1.722 * math.sqrt(gap)
+        wanted = ((1 - np.tanh(common * z[:, None] + own * z) ** 2) @ w) ** 2 @ w
+        assert expect2(f, f, 0, 1.722**2, 0, 1.722**2, (1 - gap) * 1.722**2) == pytest.approx(wanted, rel=1e-10)
+    assert seen[0] < 1_000_000
