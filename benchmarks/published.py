@@ -79,6 +79,11 @@ SMALL: dict[str, Any] = {
 """What a small configuration changes, where the default has a setting of that name (grids of image models have lists and are left)."""
 
 EXTRA: dict[str, dict[str, Any]] = {
+    "gptj": {"rotary_dim": 16},
+    "deepseek_v2": {"num_key_value_heads": 4},
+    "deepseek_v3": {"num_key_value_heads": 4},
+    "mamba2": {"num_heads": 8},
+    "zamba2": {"num_hidden_layers": 54},
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
 }
 """What the small configuration of one model type changes beside or otherwise."""

@@ -93,7 +93,8 @@ def _said(context: Context, node: Node) -> tuple[int, str, str] | None:
     summary, values = context.analysis.of(value), context.record.values
     if operation == "exp":
         limit = LARGEST_EXPONENT.get(values[value].dtype, 1e9)
-        top = summary.mean + 6 * summary.std
+        tail = 6 if summary.mean > -summary.std else 1  # a law that lies below zero by its own width may never come above it
+        top = summary.mean + tail * summary.std
         said = f"exp of a value with mean {summary.mean:.3g} and standard deviation {summary.std:.3g} overflows {values[value].dtype}"
         return (value, said + ".", "Subtract the maximum first, or clamp the argument.") if top > limit else None
     half = operation == "pow" and len(node.args) > 1 and isinstance(node.args[1], float) and 0 < node.args[1] < 1

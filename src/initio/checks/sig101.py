@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from initio.checks.framework import Context, Found, check
-from initio.checks.spine import collapse, decay, layers, segments
+from initio.checks.graph import name, reached
+from initio.checks.spine import CONTRACTIONS, RESETS, collapse, decay, layers, segments
 from initio.core.finding import Fix
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.39e38, "float32": 3.40e38, "float64": 1.8e308}
+MASK = 1e4
+"""Entries of a mask that is added to logits are at least as low; float16 masks end at 65504."""
 
 
 @check("SIG101", "vanishing-signal / exploding-signal", "warning")
@@ -81,9 +86,10 @@ def vanishing_signal(context: Context) -> Iterator[Found]:
                 entity=course.direction,
                 name=f"{course.direction}-signal",
             )
+    hidden = _hidden(context)
     for node in record.nodes:
         for value in node.outputs:
-            if value is None or node.phase != "forward" or value not in analysis.summary:
+            if value is None or node.phase != "forward" or value not in analysis.summary or value in hidden:
                 continue
             limit = LARGEST.get(record.values[value].dtype)
             rms = analysis.of(value).rms
@@ -102,3 +108,13 @@ def vanishing_signal(context: Context) -> Iterator[Found]:
 
 def _factor(rate: float) -> str:
     return f"1/{1 / rate:.3g}" if rate < 0.5 else f"{rate:.3g}"
+
+
+def _hidden(context: Context) -> set[int]:
+    """Values with entries that a mask has set to the lowest number of the dtype, until a softmax or a product makes something of them."""
+    record = context.record
+    start = [v for v, table in record.constants.items() if table.dtype.kind == "f" and table.size and float(np.abs(table).max()) > MASK]
+    for node in record.nodes:
+        if any(isinstance(argument, float) and abs(argument) > MASK for argument in node.args):
+            start += [value for value in node.outputs if value is not None]
+    return reached(record, start, lambda node: name(node) in RESETS | CONTRACTIONS)
