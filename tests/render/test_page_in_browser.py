@@ -131,6 +131,42 @@ def test_a_phone_does_not_scroll_sideways(show, text):
     assert paper.evaluate("document.documentElement.scrollWidth") <= 718
 
 
+def unfit(tab):
+    """What axe-core calls serious or critical, and where."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe-core is not installed: pip install axe-playwright-python"
+    )
+    found = axe.Axe().run(tab).response
+    assert len(found["passes"]) > 10
+    return [(each["id"], each["nodes"][0]["html"]) for each in found["violations"] if each["impact"] in ("serious", "critical")]
+
+
+SCREENS = [(scheme, {"width": width, "height": 800}) for scheme in ("light", "dark") for width in (1280, 390)]
+
+
+@pytest.mark.parametrize(("scheme", "viewport"), SCREENS)
+def test_pages_are_accessible(show, scheme, viewport):
+    found = initio.check(lambda: Model(paths=2), "4x256x14x14", target="example")
+    tab = show(page(found, derivation=initio.derive(Network, "4x16", what="signal")), color_scheme=scheme, viewport=viewport)
+    assert unfit(tab) == []
+    for summary in tab.locator("summary").all():
+        summary.click()
+    tab.locator("#finding-list .link").first.click()
+    tab.click("#unfold")
+    tab.fill("#search", "conv")
+    assert unfit(tab) == []
+    both = show(contrasted(compare_models(Network, lambda: Network(depth=2), "8x16")), color_scheme=scheme, viewport=viewport)
+    assert unfit(both) == []
+    swept = initio.sweep(mlp, {"depth": (2, 5), "gain": (0.5, 1.0)}, (4, 32), workers=0, findings=False)
+    assert unfit(show(swept.to_html(), color_scheme=scheme, viewport=viewport)) == []
+
+
+def test_axe_sees_a_fault(show, text):
+    tab = show(text)
+    tab.evaluate("document.getElementById('search').removeAttribute('aria-label'); document.getElementById('search').placeholder = ''")
+    assert [code for code, _ in unfit(tab)] == ["label"]
+
+
 @pytest.mark.parametrize("name", [HOSTILE, "n" * 10_000])
 def test_hostile_names_are_text(show, name):
     tab = show(page(report_of(initio.analyze(lambda: Network(name, depth=1), "8x16"), name)))
@@ -213,6 +249,11 @@ def test_a_live_model_answers(browser):
         tab.on("pageerror", lambda error: said.append(str(error)))
         tab.goto(f"http://127.0.0.1:{listener.getsockname()[1]}/token/")
         tab.wait_for_selector("#live[data-times='0']")
+        for scheme, viewport in SCREENS:
+            tab.emulate_media(color_scheme=scheme)
+            tab.set_viewport_size(viewport)
+            assert unfit(tab) == []
+            assert tab.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
         tab.fill("#live-batch", "32")
         tab.press("#live-batch", "Enter")
         tab.wait_for_selector("#live[data-times='1']")

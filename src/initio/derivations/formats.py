@@ -107,7 +107,7 @@ def fragment(derivation: Derivation, level: int = 2) -> str:
             if step.table:
                 head = "".join(f"<th>{html.escape(cell)}</th>" for cell in step.table.head)
                 rows = "".join("<tr>" + "".join(f"<td>{_indices(cell)}</td>" for cell in row) + "</tr>" for row in step.table.rows)
-                lines.append(f"<table><tr>{head}</tr>{rows}</table>")
+                lines.append(f'<table tabindex="0"><tr>{head}</tr>{rows}</table>')
             if step.verification.status == "definition":
                 continue
             said = _indices(str(step.verification).removeprefix(step.verification.status))

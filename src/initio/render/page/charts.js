@@ -153,13 +153,14 @@ function limitChoices() {
 function forks() {
   const box = $("forks"), rows = data.forks;
   if (!rows.length) { $("blocks").hidden = true; return; }
+  const ending = name => name.length > 26 ? "…" + name.slice(-25) : name; // blocks differ at the end of their paths
   const make = fork => {
     const shares = fork.paths.map(([kind, share, first, n]) => {
       const what = kind === "skip" ? "skip" : first ? brief(first.slice(first.lastIndexOf(".") + 1), 30) + (n > 1 ? " …" : "") : "branch";
       return el("span", {class: kind === "skip" ? "s" : "t", style: `flex:${Math.max(known(share) ? share : 0, 0.001)} 1 0`, title: `${kind} ${percent(share)}${first ? " via " + brief(first, 100) : ""}`}, `${what} ${percent(share)}`);
     });
     return el("button", {class: "fork", type: "button", "data-at": fork.module, onclick: () => select(fork.module)},
-      el("span", {title: brief(nameOf(fork.module), 200)}, nameOf(fork.module)), el("span", {}, `gain ${number(fork.gain)}`), el("div", {class: "shares"}, ...shares));
+      el("span", {title: brief(nameOf(fork.module), 200)}, ending(nameOf(fork.module))), el("span", {}, `gain ${number(fork.gain)}`), el("div", {class: "shares"}, ...shares));
   };
   const most = 300;
   box.append(...rows.slice(0, most).map(make));

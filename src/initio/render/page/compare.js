@@ -7,8 +7,8 @@ function figureTable() {
   $("target").textContent = title;
   const facts = SIDES.map(([letter, side], k) => el("p", {class: "hint"}, el("b", {}, `${letter} `), brief(data.names[k], 400), `; ${side.training ? "training" : "evaluation"} mode; input ${side.inputs.map(([name, shape, dtype]) => `${name} ${shape.join("×")} ${dtype}`).join(", ")}`, side.crash ? `; raises ${side.crash}` : ""));
   const rows = data.figures.map(([name, a, b]) => el("tr", {}, el("th", {scope: "row"}, name), el("td", {}, shown(name, a)), el("td", {}, shown(name, b)), el("td", {}, known(a) && known(b) && a !== 0 ? number(b / a) : "–")));
-  $("figure-table").append(el("div", {class: "card"}, ...facts, el("table", {class: "figures"},
-    el("thead", {}, el("tr", {}, ...["", "A", "B", "B / A"].map(text => el("th", {scope: "col"}, text)))), el("tbody", {}, ...rows))));
+  $("figure-table").append(el("div", {class: "card"}, ...facts, el("table", {class: "figures", tabindex: 0, "aria-label": "Figures of both"},
+    el("thead", {}, el("tr", {}, ...["figure", "A", "B", "B / A"].map(text => el("th", {scope: "col"}, text)))), el("tbody", {}, ...rows))));
 }
 
 /** Columns of both sides over the union of their relative depths. */
