@@ -1,4 +1,4 @@
-"""The callback inside of a real Lightning Trainer. `pip install 'initio[lightning]'` first; without it these tests are skipped."""
+"""The callback inside of a real Lightning Trainer; without Lightning these tests are skipped."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-lightning = pytest.importorskip("lightning.pytorch", reason="Lightning is no part of the dev extra: pip install 'initio[lightning]'")
+lightning = pytest.importorskip("lightning.pytorch", reason="Lightning is not installed: pip install 'initio[lightning]'")
 
 from initio.core.errors import InitioError  # noqa: E402
 from initio.integrations.first_step import FindingsError, InitioWarning  # noqa: E402

@@ -47,3 +47,16 @@ def test_tensorboard_reads_them_back(analysis, tmp_path):
     read = loader.EventAccumulator(str(tmp_path))
     read.Reload()
     assert read.Scalars("initio/rms/0")[0].value == pytest.approx(analysis.modules["0"].rms)
+
+
+def test_weights_and_biases_keeps_them(analysis, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed: pip install wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with wandb.init(mode="offline", dir=tmp_path, project="initio", settings=wandb.Settings(x_disable_stats=True)) as run:
+        analysis.log(run, step=3)
+        run.log({"loss": 1.0}, step=4)  # which completes step 3
+        assert run.summary["initio/rms/0"] == analysis.modules["0"].rms
+        assert run.summary["initio/ratio/0.weight"] == analysis.parameters["0.weight"].ratio
+    wandb.teardown()  # what it holds back goes to the file
+    (kept,) = tmp_path.rglob("*.wandb")
+    assert b"initio/grad_rms/1" in kept.read_bytes()
