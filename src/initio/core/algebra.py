@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from initio.core.pairs import product_moments, sum_factor
 from initio.core.scalar import IDENTITY, Scalar, affine
 
 __all__ = [
+    "Summed",
     "add",
     "apart",
     "apply",
@@ -42,7 +43,9 @@ __all__ = [
 
 NARROW = 0.2
 """Squared coefficient of variation below which a quantity averaged over an axis counts as its expectation."""
-DEEP, MANY = 8, 12
+FEW = 4
+"""Most terms of a sum that are followed one by one."""
+DEEP, MANY = 16, 28
 """Most fields that a term was made of, and most fields in all, whose covariance with a sum is kept."""
 FRESH = 0.05
 """Squared correlation with each single term below which a sum counts as independent of its terms."""
@@ -447,7 +450,7 @@ def add(x: Moments, y: Moments, a: float = 1.0, b: float = 1.0) -> Moments | Unk
     extra: dict[str, Any] = {}
     if len(x.law) > 1 or len(y.law) > 1 or x.terms or y.terms:
         terms = _few((*_terms(scale(x, a)), *_terms(scale(y, b))))
-        if len(terms) <= 4:
+        if len(terms) <= FEW:
             extra["terms"] = terms
     crossed = _cross_of_sum(x, y, a, b)
     if not extra and _matters(x, y, a, b) and independent(x, y):
@@ -472,14 +475,55 @@ def _terms(x: Moments) -> tuple[Moments, ...]:
 
 
 def _few(terms: tuple[Moments, ...]) -> tuple[Moments, ...]:
-    """Of more than four terms, those that are Gaussian fields themselves as one."""
-    plain = [t for t in terms if len(t.law) == 1 and t.law[0].fn.linear is not None]
-    if len(terms) <= 4 or len(plain) < 2:
-        return terms
-    merged: Moments | Unknown = plain[0]
-    for t in plain[1:]:
-        merged = add(merged, t) if isinstance(merged, Moments) else merged
-    return terms if isinstance(merged, Unknown) else (*(t for t in terms if t not in plain), replace(merged, extra={}))
+    """Of more than `FEW` terms: those that are Gaussian fields themselves as one, those with the same masks as one, then the smallest.
+
+    G₁ m₁ + G₂ m₂ of different masks becomes G m of the larger one's: its second moments are kept, of the smaller one's dependence
+    on what follows as much as the masks have in common (those of consecutive residual sums differ little).
+    """
+    found = list(terms)
+    plain = [t for t in found if len(t.law) == 1 and t.law[0].fn.linear is not None]
+    if len(found) > FEW and len(plain) > 1:
+        merged: Moments | Unknown = plain[0]
+        for t in plain[1:]:
+            merged = add(merged, t) if isinstance(merged, Moments) else merged
+        if isinstance(merged, Moments):
+            found = [*(t for t in found if not any(t is p for p in plain)), replace(merged, extra={})]
+    while len(found) > FEW:
+        masked = sorted((t for t in found if _masks(t) is not None), key=lambda t: t.total_second)
+        alike = [(s, t) for s, t in itertools.combinations(masked, 2) if _same_factors(_masks(s) or (), _masks(t) or ())]
+        pair = alike[0] if alike else tuple(masked[:2])
+        both = _together(*pair) if len(pair) == 2 else None
+        if both is None:
+            break
+        found = [*(t for t in found if t is not pair[0] and t is not pair[1]), both]
+    return tuple(found)
+
+
+def _masks(t: Moments) -> tuple[Factor, ...] | None:
+    """The other factors of a term G m₁ m₂ …, G a Gaussian field of zero mean."""
+    plain = [k for k, f in enumerate(t.law) if f.fn.linear is not None and f.fn.linear[1] == 0.0 and not np.any(f.field.mean)]
+    return tuple(f for k, f in enumerate(t.law) if k != plain[0]) if len(plain) == 1 and len(t.law) > 1 else None
+
+
+def _same_factors(left: Sequence[Factor], right: Sequence[Factor]) -> bool:
+    return len(left) == len(right) and all(
+        f.fn is g.fn and f.field.id == g.field.id and f.field.view == g.field.view for f, g in zip(left, right, strict=True)
+    )
+
+
+def _together(smaller: Moments, larger: Moments) -> Moments | None:
+    """The sum of two terms as G m, m the masks of the larger one."""
+    both = add(replace(smaller, extra={}), replace(larger, extra={}))
+    masks = _masks(larger)
+    if isinstance(both, Unknown) or masks is None:
+        return None
+    mean: Array = np.ones([a.K for a in larger.axes])
+    gram: Array = np.ones([a.P for a in larger.axes])
+    for f in masks:
+        mean = mean * np.asarray(expect(f.fn, *_mean_var(f.field, larger.axes)))
+        gram = gram * pair_expectation(f.fn, f.field, larger.axes)
+    made = conditioned(replace(both, extra={}), Moments(larger.axes, larger.dims, mean, gram, masks))
+    return made if len(made.law) > 1 else None
 
 
 def _joint_of_terms(x: Moments, y: Moments) -> Array | None:
@@ -556,6 +600,7 @@ def multiply(x: Moments, y: Moments) -> Moments | Unknown:
         value = scalar_value(other)
         if value is not None and _covers(one, other):
             return scale(one, value)
+    given = ((x, y), (y, x))
     x, y = broadcast(x, y)
     claim = worst(x.claim, y.claim)
     sources = x.sources | y.sources
@@ -580,7 +625,7 @@ def multiply(x: Moments, y: Moments) -> Moments | Unknown:
     made = _dependent_product(x, y, sources, odd, worst(claim, "rule"))
     if made is not None:
         return made
-    for one, other in ((x, y), (y, x)):
+    for one, other in given:
         whole = _under_the_sum(one, other)
         if whole is not None:
             return whole
@@ -594,32 +639,29 @@ def multiply(x: Moments, y: Moments) -> Moments | Unknown:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Summed:
-    """Of which tensor a tensor is `factor` times the average over `dims`."""
+    """A tensor z = Lᵀ w of `of` = w: `gather` is Lᵀ and `spread` is L, which copies every entry to where it is gathered from."""
 
     of: Moments
-    dims: tuple[int, ...]
-    factor: float
+    spread: Callable[[Moments], Moments]
+    gather: Callable[[Moments], Moments]
 
     def times(self, a: float) -> Summed:
-        """Of a times the tensor."""
-        return replace(self, factor=a * self.factor)
+        """Of a z."""
+        return replace(self, gather=lambda x: scale(self.gather(x), a))
 
 
 def _under_the_sum(x: Moments, y: Moments) -> Moments | None:
-    """x y for x = Σ_p w_p, y the same for all p: Σ_p (w_p y), where the factors of w say how they depend on y.
+    """x y for x = Lᵀ w: Lᵀ (w · L y), where the factors of w say how they depend on L y.
 
-    The cotangent of what was broadcast over positions (a gate, a map that was enlarged) is such a sum, w = G m with masks m of those
-    positions: a new Gaussian by itself, of a scale that depends on what was broadcast.
+    The cotangent of what was broadcast over positions (a gate) or enlarged is such a sum, of w = G m with masks m of those positions: by
+    itself a new Gaussian, of a scale that depends on what was broadcast. Exact where L copies entries; where it interpolates between
+    them, with weights that add up to 1, the sums over all entries are.
     """
     s = x.extra.get("summed")
     if not isinstance(s, Summed) or not s.of.law or y.shape != x.shape:
         return None
-    counts = [*y.dims]
-    if len(counts) != len(s.of.dims):
-        for d in s.dims:
-            counts.insert(d, 0)
-    made = multiply(replace(s.of, extra={k: v for k, v in s.of.extra.items() if k != "summed"}), replace(y, dims=tuple(counts), extra={}))
-    return None if isinstance(made, Unknown) else scale(average(made, s.dims, len(y.dims) == len(s.of.dims)), s.factor)
+    made = multiply(replace(s.of, extra={}), s.spread(replace(y, extra={})))
+    return None if isinstance(made, Unknown) else s.gather(made)
 
 
 def _distribute(terms: Sequence[Moments], y: Moments) -> Moments | Unknown:
@@ -642,7 +684,7 @@ def _distribute(terms: Sequence[Moments], y: Moments) -> Moments | Unknown:
 def conditioned(x: Moments, y: Moments) -> Moments:
     """Write X (which carries the factor y) as G · y with a zero-mean G of its own, so that y's law stays known."""
     x, y = broadcast(x, y)
-    if len(y.law) != 1 or np.abs(x.mean).max(initial=0.0) > 1e-9 * np.sqrt(np.abs(x.gram).max(initial=0.0)):
+    if not y.law or np.abs(x.mean).max(initial=0.0) > 1e-9 * np.sqrt(np.abs(x.gram).max(initial=0.0)):
         return x
     gram = np.divide(x.gram, y.gram, out=np.zeros_like(x.gram), where=np.abs(y.gram) > 1e-12 * np.abs(y.gram).max(initial=1e-300))
     g = Moments.gaussian(x.axes, x.dims, np.zeros_like(x.mean), gram, fresh_source()).law[0].field
@@ -710,7 +752,7 @@ def average(x: Moments, dims: Sequence[int], keepdim: bool = False) -> Moments:
         lost = tuple((x.axes[i].size, c.view.strides[i]) for i in drop)
         kept.append(Cross(c.id, View(c.view.offset, tuple(s for i, s in enumerate(c.view.strides) if i not in drop), lost), cov, rows))
     made = Moments.gaussian(axes, counts, mean, gram, sources, odd=x.odd, claim=x.claim, cross=tuple(kept))
-    made.extra["summed"] = Summed(x, tuple(dims), 1.0)
+    made.extra["summed"] = Summed(x, lambda y: _with_dims(y, x, dims), lambda y: average(y, dims, keepdim))
     entry = (x.weights * (x.second - x.mean**2)).sum()
     out = float((made.weights * (made.second - made.mean**2)).sum())
     if sources and out <= FRESH * float(entry):
@@ -719,6 +761,14 @@ def average(x: Moments, dims: Sequence[int], keepdim: bool = False) -> Moments:
         odd = bit if x.odd else 0
         made = replace(made, sources=bit, odd=odd, law=(Factor(IDENTITY, replace(f.field, sources=bit)),))
     return made
+
+
+def _with_dims(y: Moments, x: Moments, dims: Sequence[int]) -> Moments:
+    """y, of the shape of x averaged over `dims`, with dimensions of size 1 for those that went."""
+    counts = list(y.dims)
+    for d in dims if len(counts) < len(x.dims) else ():
+        counts.insert(d, 0)
+    return replace(y, dims=tuple(counts))
 
 
 def _weighted(array: Array, weights: Array, i: int) -> Array:

@@ -16,9 +16,11 @@ from initio.core.algebra import add, apart, contract, joint, scale, total
 from initio.core.axes import Array, Axis, AxisMap, Taps, axis, axis_map
 from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_source, worst
 from initio.core.overlap import Mixed, inherited, marked, overlap_of, summed
+from initio.core.pieces import cut, pieces_of
 from initio.core.scalar import IDENTITY
 from initio.rules.indexing import lookup, scattered
 from initio.rules.scale_free import gains, radial, remember_fan, without_radial_sums
+from initio.rules.structure import join
 from initio.rules.table import Result, context, rule
 from initio.rules.tied import remember_embedding, tied_product
 
@@ -32,6 +34,8 @@ def product(x: Moments, y: Moments, spec: str) -> Moments | Unknown:
         return _mixed(contract(x, y, spec, dependent=True), x, y, spec)
     out = contract(x, y, spec)
     if isinstance(out, Unknown):
+        out = _piece_by_piece(x, y, spec) or out
+    if isinstance(out, Unknown):
         for table, other, flip in ((y, x, False), (x, y, True)):
             made = tied_product(other, table, spec, flip) if _is_weight(table) else None
             if made is not None:
@@ -43,6 +47,26 @@ def product(x: Moments, y: Moments, spec: str) -> Moments | Unknown:
             width = math.prod(n for c, n in zip(letters, other.shape, strict=True) if c not in spec.split("->")[1])
             return _remember(marked(out, *inherited(other, width)), weight, other, spec, flip)
     return _mixed(out, x, y, spec)
+
+
+def _piece_by_piece(x: Moments, y: Moments, spec: str) -> Moments | None:
+    """The contraction of each piece of an operand along a dimension that is not summed over, such as values with a column of ones."""
+    operands, out = spec.split("->")
+    left, right = operands.split(",")
+    for z, letters, other in ((x, left, right), (y, right, left)):
+        p = pieces_of(z)
+        if p is None or letters[p.dim] not in out or letters[p.dim] in other or len(p.cuts) < 3:
+            continue
+        parts: list[Moments] = []
+        for start, stop in itertools.pairwise(p.cuts):
+            piece = cut(z, p.dim, start, stop)
+            made = contract(piece, y, spec) if z is x else contract(x, piece, spec)
+            if isinstance(made, Unknown):
+                return None
+            parts.append(made)
+        whole = join(parts, out.index(letters[p.dim]))
+        return whole if isinstance(whole, Moments) else None
+    return None
 
 
 def _mixed(out: Moments | Unknown, x: Moments, y: Moments, spec: str) -> Moments | Unknown:

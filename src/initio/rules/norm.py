@@ -18,9 +18,10 @@ from initio.core.pairs import refitted
 from initio.core.scalar import IDENTITY
 from initio.core.spectrum import self_normalised
 from initio.rules.scale_free import divided_by_own_scale, fan_in, orthogonal, scale_cancels, without_radial
+from initio.rules.structure import times
 from initio.rules.table import Result, context, rule
 
-__all__ = ["normalise", "normalise_backward"]
+__all__ = ["centred", "normalise", "normalise_backward"]
 
 
 def _row_average(a: Axis) -> Array:
@@ -51,7 +52,20 @@ def _averages(gram: Array, axes: Sequence[Axis], over: Sequence[int]) -> tuple[A
 
 
 def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) -> tuple[Moments, Array]:
-    """x̂ = (x − mean) / σ, σ = √(mean square + eps) over the axis positions `over`; and E[1/σ²]^(−1/2), which the backward pass divides by."""
+    """x̂ = (x − mean) / σ, σ = √(mean square + eps) over the axis positions `over`; and E[1/σ²]^(−1/2), which the backward pass divides by.
+
+    The same statistics of the same array give the same x̂: of two norms of one tensor, as of parallel branches, one field.
+    """
+    key = (tuple((f.fn, f.field.id, f.field.view) for f in x.law), x.axes, tuple(over), eps, centre, x.gram.tobytes())
+    known: Any = context().uses
+    known = known.setdefault("normalised", {})
+    if not x.law or key not in known:
+        known[key] = _normalised(x, over, eps, centre)
+    made, deviation = known[key]
+    return replace(made, dims=x.dims), deviation
+
+
+def _normalised(x: Moments, over: Sequence[int], eps: float, centre: bool) -> tuple[Moments, Array]:
     gram, mean = x.gram, x.mean
     if centre:
         first, second, both = _averages(gram, x.axes, over)
@@ -69,7 +83,7 @@ def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) 
     u, v = pair_values(x.axes, deviation)
     normal, inverse = _finite(gram, x.axes, over, eps, gram / (u * v), deviation**-2.0)
     cross = tuple(
-        Cross(c.id, c.view, _centred(c.cov, x.axes, over if centre else ()) / u)
+        Cross(c.id, c.view, centred(c.cov, x.axes, over if centre else ()) / u)
         for k, c in enumerate(x.field_covariances())
         if c.view.root or (k == 0 and len(x.law) == 1)
     )
@@ -83,7 +97,7 @@ def normalise(x: Moments, over: Sequence[int], eps: float, centre: bool = True) 
     return marked(made if factor is None else replace(made, law=(factor,)), *overlap_of(x)), inverse**-0.5
 
 
-def _centred(cov: Array, axes: Sequence[Axis], over: Sequence[int]) -> Array:
+def centred(cov: Array, axes: Sequence[Axis], over: Sequence[int]) -> Array:
     """Cov(x_i − mean x, u_j)."""
     if not over:
         return cov
@@ -189,7 +203,7 @@ def _with_factors(dx: Moments, grad: Moments, deviation: Array, over: Sequence[i
     masks = np.divide(grad.gram, base, out=np.ones_like(base), where=some)
     gram = np.divide(dx.gram, masks, out=dx.gram.copy(), where=np.abs(masks) > 1e-9)
     known = [Cross(f.field.id, f.field.view, f.field.gram), *(c for c in f.field.cross[:3])]
-    cross = tuple(Cross(c.id, c.view, a * _centred(c.cov, grad.axes, over) / deviation) for c in known)
+    cross = tuple(Cross(c.id, c.view, a * centred(c.cov, grad.axes, over) / deviation) for c in known)
     own = replace(dx.law[0].field, cross=cross)
     dx = replace(dx, law=(Factor(IDENTITY, own),))
     if len(grad.law) == 1:
@@ -309,6 +323,7 @@ def batch_norm_backward(
         xhat: Moments = inverse.extra["normalised"]
         g = _affine(grad, w, None, [1], len(grad.dims))
         t, summed = without_radial(grad, xhat)
+        t = times(grad, xhat) if isinstance(t, Unknown) else t
         gain = 1.0 if w is None else scalar_value(w)
         product = scale(t, gain) if gain is not None and isinstance(t, Moments) else None
         flat = scale(summed, gain) if gain is not None else None
@@ -350,14 +365,17 @@ def _project(
     over = inverse.extra["over"]
     dims_over = {d for d in range(len(xhat.dims)) for i in xhat.span(d) if i in over}
     probe = Moments.gaussian(xhat.axes, xhat.dims, deviation, np.ones_like(xhat.gram), 0)
-    g, h, s = broadcast(grad, xhat, probe)
+    if product is not None and summed is not None:
+        g, h, s, product, summed = broadcast(grad, xhat, probe, product, summed)
+    else:
+        g, h, s = broadcast(grad, xhat, probe)
+        product = summed = None
     if g.axes == xhat.axes:
-        known = product is not None and summed is not None and product.axes == g.axes == summed.axes
-        return normalise_backward(g, h, s.mean, over, centre, product if known else None, summed if known else None)
+        return normalise_backward(g, h, s.mean, over, centre, product, summed)
     whole = [d for d in dims_over if all(i in over for i in xhat.span(d))]
     if len(whole) != len(dims_over):
         return Unknown("a cotangent whose axes cut across the normalised groups")
-    return normalise_backward(g, h, s.mean, [i for d in whole for i in g.span(d)], centre)
+    return normalise_backward(g, h, s.mean, [i for d in whole for i in g.span(d)], centre, product, summed)
 
 
 # -- layer, group, RMS norm --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from initio.core.overlap import summed
 from initio.core.pieces import each_piece, made_of
 from initio.core.scalar import Scalar, power
 from initio.rules.scatter import assembled
-from initio.rules.structure import join
+from initio.rules.structure import join, times
 from initio.rules.table import Result, context, rule
 
 __all__ = ["derivative", "function_of", "slope_of"]
@@ -210,7 +210,7 @@ def _keep_mask(out: Moments | Unknown, *inputs: Any) -> Moments | Unknown:
 @rule("aten.mul", "aten.multiply")
 def mul(x: Operand, y: Operand) -> Result:
     """x y."""
-    out = multiply(_tensor(x), _tensor(y))
+    out = times(_tensor(x), _tensor(y))
     if isinstance(out, Moments) and isinstance(x, Moments) and isinstance(y, Moments) and "mixed" in x.extra and not x.sources & y.sources:
         out = replace(out, extra={**out.extra, "mixed": x.extra["mixed"].times(y.total_mean**2)})  # a mask: pairs keep only its mean
     return _keep_mask(out, x)
@@ -349,7 +349,7 @@ def maximum(x: Moments, y: Moments) -> Result:
 def _backward(op: str, name: str) -> None:
     @rule(f"aten.{op}")
     def run(grad: Moments, x: Moments, *args: Any, **kwargs: Any) -> Result:
-        return multiply(grad, apply(x, derivative(name, *args, **kwargs)))
+        return times(grad, apply(x, derivative(name, *args, **kwargs)))
 
     run.__doc__ = f"g f′(x), f = {name}."
 
@@ -372,20 +372,20 @@ for _op, _name in _SLOPES.items():
 @rule("aten.threshold_backward")
 def threshold_backward(grad: Moments, x: Moments, threshold: float) -> Result:
     """g 1[x > t]."""
-    return multiply(grad, apply(x, _step(float(threshold), "gt")))
+    return times(grad, apply(x, _step(float(threshold), "gt")))
 
 
 @rule("aten.leaky_relu_backward")
 def leaky_relu_backward(grad: Moments, x: Moments, slope: float, is_result: bool) -> Result:
     """g (1 where x > 0, else the slope)."""
-    return multiply(grad, apply(x, derivative("leaky_relu", slope)))
+    return times(grad, apply(x, derivative("leaky_relu", slope)))
 
 
 @rule("aten.elu_backward")
 def elu_backward(grad: Moments, alpha: float, scale_: float, input_scale: float, is_result: bool, x: Moments) -> Result:
     """g f′(x), from the input or from the result y (then f′ = y·input_scale + α·scale·input_scale below 0)."""
     if not is_result:
-        return multiply(grad, apply(x, derivative("elu", alpha, scale_, input_scale)))
+        return times(grad, apply(x, derivative("elu", alpha, scale_, input_scale)))
     a = float(alpha) * float(scale_) * float(input_scale)
     fn = Scalar(
         "elu'(y)",
@@ -393,7 +393,7 @@ def elu_backward(grad: Moments, alpha: float, scale_: float, input_scale: float,
         kinks=(0.0,),
         pieces=((a, float(input_scale)), (float(scale_),)),
     )
-    return multiply(grad, apply(x, fn))
+    return times(grad, apply(x, fn))
 
 
 _LOGISTIC = Scalar("y(1-y)", lambda y: y * (1 - y), pieces=((0.0, 1.0, -1.0),))
@@ -403,19 +403,19 @@ _TANH = Scalar("1-y²", lambda y: 1 - y * y, pieces=((1.0, 0.0, -1.0),))
 @rule("aten.sigmoid_backward")
 def sigmoid_backward(grad: Moments, y: Moments) -> Result:
     """g y (1 − y)."""
-    return multiply(grad, apply(y, _LOGISTIC))
+    return times(grad, apply(y, _LOGISTIC))
 
 
 @rule("aten.tanh_backward")
 def tanh_backward(grad: Moments, y: Moments) -> Result:
     """g (1 − y²)."""
-    return multiply(grad, apply(y, _TANH))
+    return times(grad, apply(y, _TANH))
 
 
 @rule("aten.log_sigmoid_backward")
 def log_sigmoid_backward(grad: Moments, x: Moments, buffer: Any) -> Result:
     """g σ(−x)."""
-    return multiply(grad, apply(x, derivative("logsigmoid")))
+    return times(grad, apply(x, derivative("logsigmoid")))
 
 
 @rule("aten._prelu_kernel_backward")

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from initio.core.algebra import total
+from initio.core.algebra import Summed
 from initio.core.axes import Array, Taps, axis
 from initio.core.moments import Moments, Unknown, along
 from initio.rules.table import Result, context, rule
@@ -121,18 +122,23 @@ def _split(name: str, n: int, rest: Sequence[Any]) -> tuple[bool, list[float | N
 
 @rule(*[f"aten.{name}" for name in _RESAMPLED])
 def upsample(x: Moments, size: Any, *rest: Any) -> Moments:
-    """Interpolation: a known matrix along each spatial dimension; whole factors of the nearest entry repeat it."""
+    """Interpolation: a known matrix along each spatial dimension."""
     name = context().node.op.split(".")[1]
     n = int(re.findall(r"(\d)d", name)[0])
     out = context().shapes[0][-n:]
     align, scales = _split(name, n, rest)
-    shape = x.shape[-n:]
-    if "nearest" in name and all(m % k == 0 and (s is None or s == m // k) for k, m, s in zip(shape, out, scales, strict=True)):
-        for d, (k, m) in enumerate(zip(shape, out, strict=True), len(x.dims) - n):
-            if m != k:
-                x = x.repeat_axis(d, axis(m // k), at=x.span(d).stop)
-        return x
-    return _mapped(x, _matrices(name, shape, out, align, scales))
+    made = _mapped(x, _matrices(name, x.shape[-n:], out, align, scales))
+    _memory()[_key(x, name, out)] = made
+    return made
+
+
+def _memory() -> dict[Any, Moments]:
+    uses: Any = context().uses
+    return uses.setdefault("enlarged", {})
+
+
+def _key(x: Moments, name: str, out: Sequence[int]) -> Any:
+    return name, tuple(out), tuple((f.fn, f.field.id, f.field.view) for f in x.law)
 
 
 @rule(*[f"aten.{name}_backward" for name in _RESAMPLED])
@@ -141,12 +147,19 @@ def upsample_backward(grad: Moments, size: Any, shape: Sequence[int], *rest: Any
     name = context().node.op.split(".")[1].removesuffix("_backward")
     n = int(re.findall(r"(\d)d", name)[0])
     align, scales = _split(name, n, rest)
-    inner, out = tuple(shape)[-n:], grad.shape[-n:]
-    if "nearest" in name and all(m % k == 0 and (s is None or s == m // k) for k, m, s in zip(inner, out, scales, strict=True)):
-        lead = grad.shape[:-n]
-        split = grad.reshape((*lead, *[f for k, m in zip(inner, out, strict=True) for f in (k, m // k)]))
-        return total(split, [len(lead) + 2 * i + 1 for i in range(n)])
-    return _mapped(grad, [m.T for m in _matrices(name, inner, out, align, scales)])
+    out = grad.shape[-n:]
+    matrices = _matrices(name, tuple(shape)[-n:], out, align, scales)
+    known = _memory()
+
+    def gather(w: Moments) -> Moments:
+        return _mapped(w, [m.T for m in matrices])
+
+    def spread(y: Moments) -> Moments:
+        key = _key(y, name, out)
+        return known[key] if key in known else _mapped(y, matrices)
+
+    made = gather(grad)
+    return replace(made, extra={**made.extra, "summed": Summed(grad, spread, gather)})
 
 
 # -- padding -----------------------------------------------------------------------------------------------------

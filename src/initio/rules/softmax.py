@@ -12,8 +12,10 @@ import numpy as np
 
 from initio.core.algebra import same_axes
 from initio.core.axes import Array, Axis, axis
-from initio.core.moments import Moments, Unknown, fresh_source, pair_values, worst
+from initio.core.moments import Cross, Factor, Moments, Unknown, fresh_source, pair_values, worst
+from initio.core.scalar import IDENTITY
 from initio.core.softmax import softmax_moment, softmax_pair
+from initio.rules.norm import centred
 from initio.rules.table import Result, rule
 
 __all__: list[str] = []
@@ -94,7 +96,20 @@ def _unmasked(x: Moments, d: int) -> Moments | Unknown:
     gram = np.stack([different, same], axis=i)
     mean = np.full([a.K for a in x.axes], 1.0 / n)
     bit = fresh_source()
-    return Moments.gaussian(x.axes, x.dims, mean, gram, bit | x.sources, claim=worst(x.claim, "rule"), softmax=(own, None)).without_ones()
+    made = Moments.gaussian(x.axes, x.dims, mean, gram, bit | x.sources, claim=worst(x.claim, "rule"), softmax=(own, None))
+    return _of_logits(made, x, i).without_ones()
+
+
+def _of_logits(p: Moments, x: Moments, i: int) -> Moments:
+    """p with its covariance with the logits, a (C − C averaged over axis i): by Stein's lemma E[∂p_k/∂x_l] = a (δ_kl − 1/n), a = (1/n − E p²) n / (n − 1)."""
+    n = x.axes[i].size
+    if len(x.law) != 1 or x.law[0].fn.linear is None or n < 2:
+        return p
+    scale, f = x.law[0].fn.linear[0], x.law[0].field
+    slope, _ = pair_values(x.axes, (1.0 / n - p.second) * n / (n - 1))
+    u, v = pair_values(x.axes, f.mean)
+    known = Cross(f.id, f.view, scale * slope * centred(f.gram - u * v, x.axes, [i]))
+    return replace(p, law=(Factor(IDENTITY, replace(p.law[0].field, cross=(known,))),))
 
 
 def _masked(x: Moments, allowed: Any, d: int) -> Result:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from initio.core.algebra import joint, same_axes, scale, swap
+from initio.core.algebra import joint, multiply, same_axes, scale, swap
 from initio.core.axes import Axis, Taps, axis
 from initio.core.moments import Cross, Factor, Moments, Unknown, View, worst
 from initio.core.overlap import marked, overlap_of
-from initio.core.pieces import MOST, between, cut, flat, made_of, permuted, reshaped
+from initio.core.pieces import MOST, between, cut, each_piece, flat, made_of, permuted, reshaped
 from initio.rules.table import context, rule
 
-__all__: list[str] = []
+__all__ = ["join", "times"]
 
 LARGEST_MASK = 1 << 24
 """Most entries of a mask that is copied to another shape."""
@@ -141,6 +141,8 @@ def movedim(x: Moments, source: Sequence[int] | int, destination: Sequence[int] 
 @rule("aten.expand", "aten.expand_as", "aten.broadcast_to")
 def expand(x: Moments, *_: Any, **__: Any) -> Moments:
     """Equal entries along new dimensions."""
+    if x.shape == context().shapes[0]:
+        return x
     made = x.expand(context().shapes[0])
     return replace(made, extra={k: v for k, v in x.extra.items() if k in ("high", "mask", "mixed")})
 
@@ -255,6 +257,17 @@ def stack(tensors: Sequence[Moments], dim: int = 0) -> Moments | Unknown:
     if woven is not None:
         return woven
     return cat([replace(x, dims=(*x.dims[:d], 0, *x.dims[d:])) for x in tensors], d)
+
+
+def times(x: Moments, y: Moments) -> Moments | Unknown:
+    """x y, of which the pieces of x and y are known better than the whole."""
+    whole = multiply(x, y)
+    found = each_piece(multiply, x, y)
+    if found is None:
+        return whole
+    d, parts = found
+    made = join(parts, d) if isinstance(whole, Unknown) else whole
+    return whole if isinstance(made, Unknown) else made_of(made, d, parts)
 
 
 def join(parts: Sequence[Moments], d: int) -> Moments | Unknown:
