@@ -101,7 +101,7 @@ def drafts(report: Report, most: int = 50) -> dict[str, str]:
     for finding in report.findings[:most]:
         if finding.fix is None or finding.code not in source.EDITS:
             continue
-        desk = source.Desk(report.analysis, read)
+        desk = source.Desk(report.analysis, read, _initialiser(report.analysis))
         try:
             desk.attempt(source.EDITS[finding.code], finding)
             texts = desk.texts()
@@ -111,6 +111,16 @@ def drafts(report: Report, most: int = 50) -> dict[str, str]:
         if changed:
             found[finding.fingerprint] = Fixing(report.target, changed, (finding,), (), (), (), report).diff()
     return found
+
+
+def _initialiser(analysis: Any) -> Callable[[Finding], str]:
+    def write(finding: Finding) -> str:
+        try:
+            return importlib.import_module("initio.api.planning").initialiser(analysis, finding)
+        except InitioError as error:
+            raise importlib.import_module("initio.rewrite.source").Unfixable(f"{error}") from error
+
+    return write
 
 
 def _next(findings: Iterable[Finding], refused: Mapping[str, Refused], unsafe: bool) -> list[Finding]:
@@ -184,7 +194,7 @@ class _Job:
                 self.originals[path] = path.read_bytes()
             return path, state.texts.get(path, self.originals[path])
 
-        desk = source.Desk(state.report.analysis, read)
+        desk = source.Desk(state.report.analysis, read, _initialiser(state.report.analysis))
         try:
             reached = [desk.attempt(source.EDITS[finding.code], finding) for finding in findings]
             texts = {**state.texts, **desk.texts()}
@@ -280,7 +290,8 @@ def _moved(report: Report, copy: Path, root: Path) -> Report:
 
     analysis = report.analysis
     tree = replace(
-        analysis.tree, modules=tuple(replace(m, source=home(m.source), assigned=home(m.assigned)) for m in analysis.tree.modules)
+        analysis.tree,
+        modules=tuple(replace(m, source=home(m.source), assigned=home(m.assigned), defined=home(m.defined)) for m in analysis.tree.modules),
     )
     calls = tuple(replace(call, source=home(call.source)) for call in analysis.record.calls)
     analysis = replace(analysis, tree=tree, record=replace(analysis.record, calls=calls))

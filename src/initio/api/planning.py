@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, cast
 from initio.core.errors import InitioError
 from initio.core.plan import Owner, Plan, Scale
 
-__all__ = ["TARGETS", "solve"]
+__all__ = ["TARGETS", "initialiser", "solve"]
 
 TARGETS = ("forward", "backward", "compromise", "residual", "ratio", "mup")
 FAMILIES = ("normal", "uniform", "orthogonal")
@@ -62,9 +63,33 @@ def solve(
     analysis = steps.analyze(model_or_factory, inputs, loss=loss, train=train)
     if analysis.record.crash is not None:
         raise steps.crash_error(analysis.record.crash, getattr(model_or_factory, "__qualname__", type(model_or_factory).__name__))
+    return _solved(analysis, target, float(second), family, rounds)
+
+
+def initialiser(analysis: Any, finding: Any) -> str:
+    """The source of an `init_weights(model)` with scales kept in the forward pass, against a finding of the initialisation.
+
+    The constant weights that the finding names are drawn, and where units are dead, constant biases become zero.
+    """
+    places, dead = {finding.module, *finding.also}, finding.name == "dead-units"
+    parameters: list[Any] = []
+    for parameter in analysis.record.parameters:
+        law, shape = parameter.distribution, analysis.record.values[parameter.value].shape
+        if parameter.buffer or law.family != "constant":
+            pass
+        elif len(shape) > 1 and finding.code == "INI101" and parameter.name.rpartition(".")[0] in places:
+            law = dataclasses.replace(law, family="normal", parameters={"mean": 0.0, "std": math.prod(shape[1:]) ** -0.5})
+        elif dead and len(shape) == 1 and parameter.name.endswith("bias"):
+            law = dataclasses.replace(law, parameters={"value": 0.0})
+        parameters.append(dataclasses.replace(parameter, distribution=law))
+    record = dataclasses.replace(analysis.record, parameters=tuple(parameters))
+    return _solved(dataclasses.replace(analysis, record=record), "forward").to_code()
+
+
+def _solved(analysis: Any, target: str, second: float = 1.0, family: str | None = None, rounds: int = 12) -> Plan:
     engine: Any = importlib.import_module("initio.interpreters.solve")
     record = engine.with_family(analysis.record, family) if family is not None else analysis.record
-    solution = engine.solve_gains(record, target, second=float(second), rounds=rounds)
+    solution = engine.solve_gains(record, target, second=second, rounds=rounds)
     if not solution.gains:
         why = "; ".join(f"{name}: {reason}" for name, reason in list(solution.left.items())[:4]) or "it has no matrices"
         raise InitioError("a weight to scale", f"none was found ({why})", where="model", remedy="Give a factory whose weights are drawn.")

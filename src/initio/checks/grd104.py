@@ -60,7 +60,8 @@ def vanishing_gradient(context: Context) -> Iterator[Found]:
     * Yang, Pennington, Rao, Sohl-Dickstein and Schoenholz 2019, *A mean field theory of batch normalization*: π/(π − 1) per layer
     * He, Zhang, Ren and Sun 2016, *Identity mappings in deep residual networks*, eq. 5
     """
-    run = [layer for layer in layers(context) if layer is not None]
+    way = layers(context)
+    run = [layer for layer in way if layer is not None]
     cotangents = _cotangents(context)
     sizes = [math.prod(context.record.values[layer.value].shape) for layer in run]
     squares = [context.analysis.of_gradient(cotangents.get(layer.value)).second * size for layer, size in zip(run, sizes, strict=True)]
@@ -69,6 +70,7 @@ def vanishing_gradient(context: Context) -> Iterator[Found]:
         return
     known = [layer for layer, square in zip(run, squares, strict=True) if square == square and square > 0]
     first, last = known[0], known[-1]
+    plain = None not in way
     ends = f"norm {math.sqrt(course.first):.3g} at {_name(last, 'the last layer')}, {math.sqrt(course.last):.3g} at {_name(first, 'the first')}"
     yield Found(
         message=f"on the way back each layer multiplies the squared norm of the gradient by {course.rate:.3g}: {course.ratio:.2g} of it "
@@ -76,8 +78,10 @@ def vanishing_gradient(context: Context) -> Iterator[Found]:
         module=first.module,
         source=context.made(first.module) or first.node.source,
         evidence=course.evidence,
-        remedy="Initialise with the gain of the activation, add skips around the layers, or put norms before them.",
-        fix=Fix("Initialise with the gain that keeps the gradient's second moment", "unsafe"),
+        remedy="Initialise with the gain of the activation, add skips around the layers, or put norms before them."
+        if plain
+        else "Add skips around the layers: the norms between them make the scale of the weights irrelevant.",
+        fix=Fix("Initialise with the gain of the activation", "unsafe") if plain else None,
         also=tuple(layer.module for layer in run if layer.module and layer is not first),
         entity=course.direction,
         name=f"{course.direction}-gradient",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from initio.core.finding import Finding
-from initio.rewrite.source import arguments, order, registering, scaling
+from initio.rewrite.source import arguments, initialising, order, registering, scaling
 from initio.rewrite.source.desk import Desk as Desk
 from initio.rewrite.source.draft import Unfixable as Unfixable
 
@@ -28,5 +28,9 @@ EDITS: Mapping[str, Callable[[Desk, Finding], tuple[str, ...] | None]] = {
     "ATT102": scaling.scaled,
     "LOS101": order.removed,
     "LOS102": order.removed,
+    "GRD104": initialising.initialised,
+    "INI101": initialising.initialised,
+    "SIG101": initialising.initialised,
+    "SIG103": initialising.initialised,
 }
 """Code → the edit that mends a finding of it; it returns the modules that it reached where a finding names several."""

@@ -21,12 +21,15 @@ class Desk:
     """The analysis of a model, and the drafts of its files.
 
     `read` gives the file in the project and its present text for a file that the analysis names; it raises `Unfixable` for one that
-    is not to be edited.
+    is not to be edited. `initialiser` writes the source of an `init_weights(model)` that mends a finding.
     """
 
-    def __init__(self, analysis: Analysis, read: Callable[[str], tuple[Path, bytes]]) -> None:
+    def __init__(
+        self, analysis: Analysis, read: Callable[[str], tuple[Path, bytes]], initialiser: Callable[[Finding], str] | None = None
+    ) -> None:
         self.analysis = analysis
         self.read = read
+        self.write_initialiser = initialiser
         self.drafts: dict[Path, Draft] = {}
         self.made_at: dict[tuple[str, str, str], tuple[str, ...] | None] = {}
 
@@ -43,6 +46,12 @@ class Desk:
         if path not in self.drafts:
             self.drafts[path] = Draft(str(path), data)
         return self.drafts[path]
+
+    def initialiser(self, finding: Finding) -> str:
+        """The source of an `init_weights(model)` for all parameters."""
+        if self.write_initialiser is None:
+            raise Unfixable("no initialisation is solved here")
+        return self.write_initialiser(finding)
 
     def attempt(self, edit: Callable[[Desk, Finding], tuple[str, ...] | None], finding: Finding) -> tuple[str, ...] | None:
         """What an edit returns; where it raises, nothing of it stays in the drafts. The same edit at the same place is made once."""

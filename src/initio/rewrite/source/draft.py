@@ -131,6 +131,10 @@ class Draft:
             raise Unfixable("it stands in no method of a class")
         return parameters[0].name.value
 
+    def need(self, module: str, item: str | None = None) -> None:
+        """Import a module, or an item of it, where the file does not."""
+        self._needed[module, item, None] = None
+
     def result(self) -> bytes:
         """The file with all replacements made."""
         if not self._replacements:
