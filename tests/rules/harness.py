@@ -361,8 +361,7 @@ def _classes(axes: tuple[Any, ...]) -> tuple[Any, Any]:
     kind, pair = np.zeros(1, dtype=np.intp), np.zeros((1, 1), dtype=np.intp)
     for a in axes:
         label = a.label_array()
-        own = label[:, None] * a.K + label[None]
-        own[np.arange(a.size), np.arange(a.size)] = a.K * a.K + label
+        own = a.classes(*np.indices((a.size, a.size)))
         kind = (kind[:, None] * a.K + label[None]).ravel()
         pair = (pair[:, None, :, None] * a.P + own[None, :, None, :]).reshape(len(kind), len(kind))
     return kind, pair.ravel()

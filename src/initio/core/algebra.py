@@ -160,10 +160,7 @@ def _apart_along(cov: Array, v: View, w: View, axes: Sequence[Axis]) -> Array | 
 
 def _different(cov: Array, axes: Sequence[Axis], i: int) -> Array | float:
     """The same with the classes of equal indices on axis i given the values of different ones."""
-    k = axes[i].K
-    pick = np.arange(axes[i].P)
-    pick[k * k :] = np.arange(k) * k + np.arange(k)
-    apart = np.take(cov, pick, axis=i)
+    apart = np.take(cov, axes[i].apart, axis=i)
     return 0.0 if not np.abs(apart).max(initial=0.0) > 1e-12 * np.abs(cov).max(initial=0.0) else apart
 
 
@@ -207,7 +204,7 @@ def _blocks_apart(*blocks: tuple[View, Array, Sequence[Axis]]) -> bool:
         if shift == 0 or not inner:
             return False
         extents.append(1 + sum((axes[i].size - 1) * view.strides[i] for i in inner))
-        pick: list[Any] = [slice(0, a.K * a.K) if i in inner else slice(None) for i, a in enumerate(axes)]
+        pick: list[Any] = [slice(0, a.off) if i in inner else slice(None) for i, a in enumerate(axes)]
         if np.abs(cov[tuple(pick)]).max(initial=0.0) > 1e-9 * np.abs(cov).max(initial=0.0):
             return False
     return extents[0] <= shift and (not period or shift + extents[1] <= period)
@@ -782,9 +779,7 @@ def _by_kind(cov: Array, axes: Sequence[Axis], drop: Sequence[int]) -> Array:
     for i in drop:
         a = axes[i]
         matrix = np.zeros((a.K, a.P))
-        kind = np.arange(a.K)
-        matrix[a.second[: a.K * a.K], np.arange(a.K * a.K)] = (a.counts[a.first] - (a.first == a.second))[: a.K * a.K] / a.size
-        matrix[kind, a.K * a.K + kind] = 1.0 / a.size
+        matrix[a.second, np.arange(a.P)] = a.pairs / (a.counts[a.second] * a.size)
         cov = along(matrix, cov, i)
     return np.moveaxis(cov, list(drop), range(len(drop)))
 

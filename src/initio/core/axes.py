@@ -2,9 +2,10 @@
 # numpy's stubs leave parts of its results untyped
 """Axes: the index sets of a tensor, their kinds of positions, and what linear index maps do to pair classes.
 
-Along one axis of size n with K kinds, an ordered pair of indices (i, j) belongs to one of K² + K *pair classes*:
-`k·K + l` for different indices of kinds k and l, and `K² + k` for the same index of kind k. Arrays of second moments
-have one dimension of K² + K entries for each axis; arrays of means have one of K entries.
+Along one axis of size n with K kinds, an ordered pair of indices (i, j) belongs to one of P *pair classes*: `k·K + l` for
+different indices of kinds k and l, then, where the axis tells neighbours from the rest, one class for each |i − j| ≤ lags and
+each k and l that occur there, and last, `off + k` for the same index of kind k. Without lags, off = K² and P = K² + K. Arrays
+of second moments have one dimension of P entries for each axis; arrays of means have one of K entries.
 """
 
 from __future__ import annotations
@@ -15,63 +16,134 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
-__all__ = ["CAP", "Axis", "AxisMap", "Taps", "axis", "axis_map", "cross_matrix", "merge_map", "product_axis", "refine", "split_labels"]
+__all__ = [
+    "CAP",
+    "LAGS",
+    "Axis",
+    "AxisMap",
+    "Taps",
+    "axis",
+    "axis_map",
+    "cross_matrix",
+    "merge_map",
+    "product_axis",
+    "refine",
+    "split_labels",
+]
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.intp]
 
 CAP = 4
 """Most kinds that an axis keeps; more are merged, innermost first."""
+LAGS = 2
+"""Largest distance up to which neighbours have pair classes of their own."""
+FEW = 2
+"""Most kinds that an axis keeps whose neighbours have."""
 
 
 class Axis:
-    """`size` indices in `K` exchangeable kinds; `labels[i]` is the kind of index i (None: one kind).
+    """`size` indices in `K` exchangeable kinds; `labels[i]` is the kind of index i (None: one kind); pairs up to `lags` apart have their own classes.
 
-    Interned: two axes of equal size and labels are the same object, so `is` compares them.
+    Interned: two axes of equal size, labels and lags are the same object, so `is` compares them.
     """
 
-    __slots__ = ("K", "P", "__weakref__", "counts", "first", "labels", "pairs", "same", "second", "size", "swap")
+    __slots__ = (
+        "K",
+        "P",
+        "__weakref__",
+        "counts",
+        "first",
+        "labels",
+        "lag",
+        "lags",
+        "off",
+        "pairs",
+        "same",
+        "second",
+        "size",
+        "swap",
+        "table",
+    )
 
     size: int
     labels: Labels | None
 
-    def __init__(self, size: int, labels: Labels | None) -> None:
+    def __init__(self, size: int, labels: Labels | None, lags: int = 0) -> None:
         self.size = size
         self.labels = labels
+        self.lags = lags
         k = 1 if labels is None else int(labels.max()) + 1
         self.K: int = k  # pyright: ignore[reportConstantRedefinition]
-        self.P: int = k * k + k  # pyright: ignore[reportConstantRedefinition]
         self.counts: Array = np.array([size], dtype=float) if labels is None else np.bincount(labels, minlength=k).astype(float)
         kinds = np.arange(k)
-        self.first: Labels = np.concatenate([np.repeat(kinds, k), kinds])
-        self.second: Labels = np.concatenate([np.tile(kinds, k), kinds])
-        self.same: NDArray[np.bool_] = np.arange(self.P) >= k * k
-        different = np.outer(self.counts, self.counts) - np.diag(self.counts)
-        self.pairs: Array = np.concatenate([different.ravel(), self.counts])
+        far = np.outer(self.counts, self.counts) - np.diag(self.counts)
+        codes, lag, near = [np.arange(k * k)], [np.zeros(k * k, dtype=np.intp)], [np.zeros(0)]
+        label = self.label_array()
+        for d in range(1, lags + 1):
+            found = np.bincount(label[:-d] * k + label[d:], minlength=k * k).astype(float)
+            found += found.reshape(k, k).T.ravel()
+            far -= found.reshape(k, k)
+            codes.append(np.flatnonzero(found))
+            lag.append(np.full(len(codes[-1]), d))
+            near.append(found[codes[-1]])
+        code = np.concatenate(codes)
+        self.off: int = len(code)
+        """Number of classes of different indices; those of equal ones follow."""
+        self.P: int = self.off + k  # pyright: ignore[reportConstantRedefinition]
+        self.first: Labels = np.concatenate([code // k, kinds])
+        self.second: Labels = np.concatenate([code % k, kinds])
+        self.lag: Labels = np.concatenate([*lag, np.zeros(k, dtype=np.intp)])
+        """Distance of the indices of each class, 0 where they are not told apart."""
+        self.same: NDArray[np.bool_] = np.arange(self.P) >= self.off
+        self.pairs: Array = np.concatenate([far.ravel(), *near, self.counts])
         """Number of ordered pairs in each class."""
-        self.swap: Labels = np.concatenate([np.arange(k * k).reshape(k, k).T.ravel(), np.arange(k * k, self.P)])
+        self.table: Labels = np.broadcast_to(np.arange(k * k).reshape(k, k), (lags + 1, k, k)).copy()
+        """Class of two different indices by distance (0: further apart than `lags`) and kinds."""
+        self.table[self.lag[: self.off], self.first[: self.off], self.second[: self.off]] = np.arange(self.off)
+        self.swap: Labels = np.concatenate(
+            [self.table[self.lag[: self.off], self.second[: self.off], self.first[: self.off]], np.arange(self.off, self.P)]
+        )
 
     @property
     def diagonal(self) -> slice:
         """Classes of equal indices."""
-        return slice(self.K * self.K, self.P)
+        return slice(self.off, self.P)
+
+    @property
+    def plain(self) -> Axis:
+        """The same axis, neighbours not told from the rest."""
+        return axis(self.size, self.labels) if self.lags else self
+
+    @property
+    def apart(self) -> Labels:
+        """For every class, that of indices of the same kinds which are different and far from each other."""
+        return self.first * self.K + self.second
 
     def label_array(self) -> Labels:
         """`labels`, zeros where there is one kind."""
         return np.zeros(self.size, dtype=np.intp) if self.labels is None else self.labels
 
+    def classes(self, i: NDArray[Any], j: NDArray[Any]) -> Labels:
+        """Pair class of the indices i and j."""
+        label = self.label_array()
+        distance = np.abs(i - j)
+        return np.where(i == j, self.off + label[i], self.table[np.where(distance <= self.lags, distance, 0), label[i], label[j]])
+
     def __repr__(self) -> str:
-        return f"Axis({self.size})" if self.K == 1 else f"Axis({self.size}, kinds={self.counts.astype(int).tolist()})"
+        lags = f", lags={self.lags}" if self.lags else ""
+        return f"Axis({self.size}{lags})" if self.K == 1 else f"Axis({self.size}, kinds={self.counts.astype(int).tolist()}{lags})"
 
     def __reduce__(self) -> Any:
-        return (axis, (self.size, self.labels))
+        return (axis, (self.size, self.labels, self.lags))
 
 
-_INTERNED: dict[tuple[int, bytes], Axis] = {}
+_INTERNED: dict[tuple[int, bytes, int], Axis] = {}
 
 
-def axis(size: int, labels: Labels | Sequence[int] | None = None) -> Axis:
+def axis(size: int, labels: Labels | Sequence[int] | None = None, lags: int = 0) -> Axis:
     """The axis of `size` indices whose kinds are the classes of equal `labels`, numbered by first occurrence."""
     canonical: Labels | None = None
     if labels is not None:
@@ -82,10 +154,11 @@ def axis(size: int, labels: Labels | Sequence[int] | None = None) -> Axis:
         order = np.empty(len(start), dtype=np.intp)
         order[np.argsort(start)] = np.arange(len(start))
         canonical = None if len(start) == 1 else order[inverse.ravel()]
-    key = (size, b"" if canonical is None else canonical.tobytes())
+    lags = max(min(lags, size - 1), 0)
+    key = (size, b"" if canonical is None else canonical.tobytes(), lags)
     found = _INTERNED.get(key)
     if found is None:
-        found = _INTERNED[key] = Axis(size, canonical)
+        found = _INTERNED[key] = Axis(size, canonical, lags)
     return found
 
 
@@ -123,6 +196,20 @@ class Taps:
     def valid(self) -> Array:
         """Number of taps of each output that read something, weighted."""
         return np.where(self.index >= 0, self.weight, 0.0).sum(axis=0)
+
+    def reach(self, lags: int, summed: bool) -> int:
+        """Up to which distance outputs covary as neighbours where inputs do up to `lags`, and with `summed` where they read common ones; LAGS at most."""
+        d, p = np.nonzero(self.index >= 0)
+        read = self.index[d, p]
+        steps = [(np.ptp(read[d == k]), np.ptp(p[d == k])) for k in range(self.count)]
+        rate = max((moved / over for moved, over in steps if over), default=0.0)
+        if rate <= 0.0:
+            return 0
+        first, last = np.full(self.n_out, self.n_in), np.full(self.n_out, -1)
+        np.minimum.at(first, p, read)
+        np.maximum.at(last, p, read)
+        width = int(np.maximum(last - first, 0).max(initial=0)) if summed else 0
+        return min(int((lags + width) / rate + 1e-9), LAGS)
 
     def transposed(self) -> Taps:
         """The adjoint map; tap d stays tap d where it reaches every input position at most once, otherwise readings are numbered anew."""
@@ -165,8 +252,11 @@ class AxisMap:
 
 
 @lru_cache(maxsize=4096)
-def axis_map(source: Axis, taps: Taps, labels: Axis | None = None, cap: int = CAP) -> AxisMap:
-    """Output kinds are the positions that read equally many taps of each kind (all of them for `labels`, if given)."""
+def axis_map(source: Axis, taps: Taps, labels: Axis | None = None, cap: int = CAP, summed: bool = False) -> AxisMap:
+    """Output kinds are the positions that read equally many taps of each kind (all of them for `labels`, if given).
+
+    Neighbours are told from the rest where those of the input are, and with `summed` where outputs read common inputs.
+    """
     labels_in = source.label_array()
     n_out, k_in = taps.n_out, source.K
     reads = np.zeros((n_out, k_in))
@@ -179,7 +269,8 @@ def axis_map(source: Axis, taps: Taps, labels: Axis | None = None, cap: int = CA
     if labels is None:
         signature = np.round(np.concatenate([reads, squares], axis=1), 9)
         _, groups = np.unique(signature, axis=0, return_inverse=True)
-        out = axis(n_out, _cap(groups.ravel(), cap))
+        lags = taps.reach(source.lags, summed) if source.lags or summed else 0
+        out = axis(n_out, _cap(groups.ravel(), FEW if lags else cap), lags)
     else:
         out = labels
     kinds_out = out.label_array()
@@ -198,6 +289,8 @@ def axis_map(source: Axis, taps: Taps, labels: Axis | None = None, cap: int = CA
 
 def _pair_matrix(source: Axis, out: Axis, index: Labels, weight: Array, labels_in: Labels, kinds_out: Labels) -> Array:
     """Average over the output pairs of a class of Σ A[p, i] A[p', j], by the class of (i, j)."""
+    if source.lags or out.lags:
+        return _near_pair_matrix(source, out, index, weight)
     k_in, k_out, n_in = source.K, out.K, source.size
     columns = np.zeros((k_out, n_in))
     d, p = np.nonzero(index >= 0)
@@ -249,6 +342,67 @@ def _pair_matrix(source: Axis, out: Axis, index: Labels, weight: Array, labels_i
     return matrix
 
 
+def _local(a: Axis) -> tuple[Labels, Labels, Labels]:
+    """Indices i and j that are equal or neighbours, and their class."""
+    i, j = [np.arange(a.size)], [np.arange(a.size)]
+    for d in range(1, a.lags + 1):
+        i += [np.arange(a.size - d), np.arange(d, a.size)]
+        j += [np.arange(d, a.size), np.arange(a.size - d)]
+    first, second = np.concatenate(i), np.concatenate(j)
+    return first, second, a.classes(first, second)
+
+
+def _near_pair_matrix(source: Axis, out: Axis, index: Labels, weight: Array) -> Array:
+    """As `_pair_matrix`, for axes that tell neighbours from the rest: what is local is counted pair by pair, the rest by subtraction."""
+    d, p = np.nonzero(index >= 0)
+    a = csr_array((weight[d, p], (p, index[d, p])), shape=(out.size, source.size))
+    far = source.K * source.K
+    matrix = np.zeros((out.P, source.P))
+    i, j, cls = _local(source)
+    for c in range(far, source.P):
+        at = cls == c
+        product = (a @ csr_array((np.ones(int(at.sum())), (i[at], j[at])), shape=(source.size, source.size)) @ a.T).tocoo()
+        left, right = product.coords
+        matrix[:, c] = np.bincount(out.classes(left, right), product.data, out.P)
+    kinds = np.zeros((source.size, source.K))
+    kinds[np.arange(source.size), source.label_array()] = 1.0
+    reads = a @ kinds
+    everything = np.zeros((out.P, source.K, source.K))
+    i, j, cls = _local(out)
+    np.add.at(everything, cls, reads[i][:, :, None] * reads[j][:, None, :])
+    total = np.zeros((out.K, source.K))
+    np.add.at(total, out.label_array(), reads)
+    k2 = out.K * out.K
+    everything[:k2] = (total[:, None, :, None] * total[None, :, None, :]).reshape(k2, source.K, source.K)
+    np.subtract.at(everything, out.apart[k2:], everything[k2:].copy())
+    matrix[:, :far] = everything.reshape(out.P, far)
+    np.subtract.at(matrix.T, source.apart[far:], matrix.T[far:].copy())
+    matrix /= np.where(out.pairs <= 0, 1.0, out.pairs)[:, None]
+    return _without_gaps(matrix, out)
+
+
+def _without_gaps(matrix: Array, out: Axis) -> Array:
+    """Classes that no pair belongs to get the row of the nearest that some pair does."""
+    for c in np.nonzero(out.pairs <= 0)[0]:
+        near = np.nonzero((out.apart == c) & (out.lag > 0))[0]
+        matrix[c] = matrix[near[-1] if len(near) else out.off + out.first[c]]
+    return matrix
+
+
+def _class_counts(a: Axis, b: Axis) -> Array:
+    """(P_b, P_a): number of ordered pairs of indices that are of one class of `a` and of one of `b`, two axes of one size."""
+    wide = a if a.lags >= b.lags else b
+    i, j, _ = _local(wide)
+    ca, cb = a.classes(i, j), b.classes(i, j)
+    counts = np.zeros((b.P, a.P))
+    joint = np.zeros((b.K, a.K))
+    np.add.at(joint, (b.label_array(), a.label_array()), 1.0)
+    counts[: b.K * b.K, : a.K * a.K] = (joint[:, None, :, None] * joint[None, :, None, :]).reshape(b.K * b.K, a.K * a.K)
+    np.subtract.at(counts, (b.apart[cb], a.apart[ca]), 1.0)
+    np.add.at(counts, (cb, ca), 1.0)
+    return counts
+
+
 @lru_cache(maxsize=4096)
 def cross_matrix(source: Axis, out: Axis, taps: Taps) -> Array:
     """(P_out, P_in): from Cov(x_j, w_q) to Cov(y_p, w_q) for y = taps of x and any array w on the same positions."""
@@ -257,6 +411,12 @@ def cross_matrix(source: Axis, out: Axis, taps: Taps) -> Array:
     for d in range(taps.count):
         p = np.nonzero(taps.index[d] >= 0)[0]
         np.add.at(a, (p, taps.index[d, p]), taps.weight[d, p])
+    if source.lags or out.lags:
+        i, j = np.indices((n, n))
+        read, target = source.classes(i, j), out.classes(i, j).ravel()
+        rows = csr_array(a)
+        columns = [np.bincount(target, np.asarray(rows @ (read == c)).ravel(), out.P) for c in range(source.P)]
+        return _without_gaps(np.stack(columns, axis=1) / np.where(out.pairs > 0, out.pairs, 1.0)[:, None], out)
     kind_in, kind_out = source.label_array(), out.label_array()
     target = kind_out[:, None] * out.K + kind_out[None]
     target[np.arange(n), np.arange(n)] = out.K * out.K + kind_out
@@ -292,6 +452,9 @@ def merge_map(source: Axis, target: Axis) -> tuple[Array, Array]:
     joint = np.zeros((target.K, source.K))
     np.add.at(joint, (b, a), 1.0)
     mean = joint / target.counts[:, None]
+    if source.lags or target.lags:
+        matrix = _class_counts(source, target)
+        return mean, _without_gaps(matrix / np.where(target.pairs <= 0, 1.0, target.pairs)[:, None], target)
     matrix = np.zeros((target.P, source.P))
     k, t = source.K, target.K
     pairs = joint[:, None, :, None] * joint[None, :, None, :]
@@ -310,6 +473,8 @@ def merge_map(source: Axis, target: Axis) -> tuple[Array, Array]:
 @lru_cache(maxsize=4096)
 def split_labels(source: Axis, inner: int) -> tuple[Axis, Axis, Labels, Labels]:
     """Split an axis into (outer, inner): the two axes and the lookups (Ka, Kb) → K and (Pa, Pb) → P of its kinds and classes."""
+    if source.lags:
+        raise ValueError("an axis that tells neighbours from the rest has no outer and inner index: split its `plain` form")
     outer = source.size // inner
     grid = source.label_array().reshape(outer, inner)
     a = axis(outer, None if source.K == 1 else np.unique(grid, axis=0, return_inverse=True)[1].ravel())
@@ -326,6 +491,8 @@ def split_labels(source: Axis, inner: int) -> tuple[Axis, Axis, Labels, Labels]:
 @lru_cache(maxsize=4096)
 def product_axis(a: Axis, b: Axis, cap: int = CAP) -> tuple[Axis, Array, Array]:
     """Join two axes into one of size |a|·|b| (a outer): the axis and the averaging tensors (K, Ka, Kb) and (P, Pa, Pb)."""
+    if a.lags or b.lags:
+        raise ValueError("the product of axes that tell neighbours from the rest does not: join their `plain` forms")
     fine = a.label_array()[:, None] * b.K + b.label_array()[None]
     kinds = a.K * b.K
     joined = axis(a.size * b.size, None if kinds > cap * cap else fine.ravel())
@@ -350,12 +517,15 @@ def product_axis(a: Axis, b: Axis, cap: int = CAP) -> tuple[Axis, Array, Array]:
 @lru_cache(maxsize=4096)
 def refine(a: Axis, b: Axis, cap: int = CAP) -> Axis:
     """The common refinement of two axes of one size (merged where it exceeds `cap` kinds)."""
-    if a is b or b.K == 1:
+    if a is b:
         return a
-    if a.K == 1:
-        return b
+    lags = max(a.lags, b.lags)
+    if b.K == 1 and (not lags or a.lags):
+        return axis(a.size, a.labels, lags)
+    if a.K == 1 and (not lags or b.lags):
+        return axis(b.size, b.labels, lags)
     fine = a.label_array() * b.K + b.label_array()
     _, groups = np.unique(fine, return_inverse=True)
     groups = groups.ravel()
-    most = max(cap, a.K, b.K)
-    return axis(a.size, groups if int(groups.max()) + 1 <= most else _cap(groups, most))
+    most = FEW if lags else max(cap, a.K, b.K)
+    return axis(a.size, groups if int(groups.max()) + 1 <= most else _cap(groups, most), lags)

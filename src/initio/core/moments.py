@@ -348,6 +348,8 @@ class Moments:
         """Split axis i into (size / inner, inner)."""
         if inner in (1, self.axes[i].size):
             return self
+        if self.axes[i].lags:
+            return self.relabel(i, self.axes[i].plain).split_axis(i, inner)
         a, b, kind, cls = split_labels(self.axes[i], inner)
 
         def on_view(v: View) -> View:
@@ -370,6 +372,8 @@ class Moments:
     def join_axes(self, i: int) -> Moments:
         """Join axes i and i + 1 into one (pairs that differ on either are averaged)."""
         a, b = self.axes[i], self.axes[i + 1]
+        if a.lags or b.lags:
+            return self.relabel(i, a.plain).relabel(i + 1, b.plain).join_axes(i)
         joined, pick, gram = product_axis(a, b)
 
         def on_view(v: View) -> View | None:
@@ -455,7 +459,7 @@ class Moments:
     def _drop(self, i: int, index: int) -> Moments:
         a = self.axes[i]
         kind = int(a.label_array()[index])
-        cls = a.K * a.K + kind
+        cls = a.off + kind
         dims = list(self.dims)
         at = 0
         for d, count in enumerate(self.dims):
@@ -509,6 +513,16 @@ class Moments:
             [*self.axes[:i], target, *self.axes[i + 1 :]], self.dims, lambda m: along(mean, m, i), lambda g: along(gram, g, i), lambda v: v
         )
 
+    def plain(self) -> Moments:
+        """The same on axes that do not tell neighbours from the rest."""
+        x = self
+        for i, a in enumerate(self.axes):
+            if a.lags:
+                x = replace(
+                    x.relabel(i, a.plain), extra={**x.extra, **({"terms": t} if (t := x.relabel(i, a.plain).extra.get("terms")) else {})}
+                )
+        return x
+
     def select(self, dim: int, index: int) -> Moments:
         """X[..., index, ...]: the dimension disappears."""
         x = self
@@ -545,11 +559,13 @@ class Moments:
 
     def _restrict(self, i: int, indices: NDArray[Any], step: tuple[int, int] | None) -> Moments:
         a = self.axes[i]
+        if a.lags and (step is None or abs(step[1]) != 1):
+            return self.relabel(i, a.plain)._restrict(i, indices, step)
         labels = a.label_array()[indices]
-        new = axis(len(indices), None if a.K == 1 else labels)
+        new = axis(len(indices), None if a.K == 1 else labels, a.lags)
         kinds = np.array([labels[np.argmax(new.label_array() == k)] for k in range(new.K)], dtype=np.intp)
         first, second = kinds[new.first], kinds[new.second]
-        cls = np.where(new.same, a.K * a.K + first, first * a.K + second)
+        cls = np.where(new.same, a.off + first, a.table[new.lag, first, second])
 
         def on_view(v: View) -> View | None:
             if step is None:
@@ -569,7 +585,7 @@ class Moments:
         """A known linear map along one dimension (pooling by mean, padding, resampling, repeated indices)."""
         x = self.with_axis(dim)
         i = x.span(dim)[0]
-        m = axis_map(x.axes[i], taps)
+        m = axis_map(x.axes[i], taps, summed=taps.count > 1)
         cross: tuple[Cross, ...] = ()
         if taps.n_out == taps.n_in <= 512:
             matrix = cross_matrix(x.axes[i], m.axis, taps)

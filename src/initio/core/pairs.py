@@ -150,15 +150,23 @@ def sum_factor(x: Moments, y: Moments, a: float, b: float, mean: Array, gram: Ar
     qx, qy = _quantiles(x, a, 256), _quantiles(y, b, 256)
     if qx is None or qy is None:
         return None
-    return shaped(x.axes, x.dims, mean, gram, sources, np.sort((qx[:, None] + qy[None]).ravel()))
+    return shaped(x.axes, x.dims, mean, gram, sources, np.sort((qx[:, None] + qy[None]).ravel()), bounded=True)
 
 
-def shaped(axes: Sequence[Axis], dims: Sequence[int], mean: Array, gram: Array, sources: int, ordered: Array) -> Factor | None:
-    """A law with the given moments whose shape, up to shift and scale by kind, has the equally likely values `ordered`."""
+def shaped(
+    axes: Sequence[Axis], dims: Sequence[int], mean: Array, gram: Array, sources: int, ordered: Array, bounded: bool = False
+) -> Factor | None:
+    """A law with the given moments whose shape, up to shift and scale by kind, has the equally likely values `ordered`.
+
+    A polynomial of a normal; where that misses 1 % of the spread and the law may be `bounded`, its quantiles themselves: the polynomial
+    leaves the range, by far beyond two standard deviations.
+    """
     spread = float(ordered.std())
     if spread <= 1e-9 * max(abs(float(ordered.mean())), 1e-300):
         return None
-    shape = _polynomial(ordered / spread) or _curve(ordered / spread)
+    shape, missed = _polynomial(ordered / spread)
+    if bounded and missed > 0.01:
+        shape = _curve(ordered / spread)
     diag = tuple(a.diagonal for a in axes)
     scale = math.sqrt(float(np.maximum(gram[diag] - mean * mean, 0.0).mean())) or 1.0
     fitted = _fitted(shape.then(affine(scale, 0.0)), axes, np.zeros_like(mean), np.ones_like(mean), mean, gram)
@@ -288,11 +296,8 @@ def _quantiles(x: Moments, factor: float, count: int) -> Array | None:
     return np.asarray(factor * f.fn(float(np.average(f.field.mean, weights=x.weights)) + math.sqrt(var) * z))
 
 
-def _polynomial(ordered: Array) -> Scalar | None:
-    """The polynomial of a standard normal with the quantiles `ordered`, best in mean square, its variance kept; None where it misses 1 % of their spread.
-
-    A bounded law is missed: the polynomial leaves its range, by far beyond two standard deviations.
-    """
+def _polynomial(ordered: Array) -> tuple[Scalar, float]:
+    """The polynomial of a standard normal with the quantiles `ordered`, best in mean square, its variance kept; and how much of their spread it misses."""
     z = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
     v = hermevander(z, DEGREE)
     c = (v.T @ ordered) / len(ordered) / np.array([math.factorial(k) for k in range(DEGREE + 1)], dtype=float)
@@ -300,9 +305,8 @@ def _polynomial(ordered: Array) -> Scalar | None:
     made = sum(c[k] ** 2 * math.factorial(k) for k in range(1, DEGREE + 1))
     c[1:] *= math.sqrt(own / made)
     p = np.asarray(herme2poly(c), dtype=float)
-    if np.mean((np.polynomial.polynomial.polyval(z, p) - ordered) ** 2) > 1e-4 * own:
-        return None
-    return from_pieces("sum", (), (tuple(p.tolist()),), lambda t: np.polynomial.polynomial.polyval(t, p))
+    missed = math.sqrt(float(np.mean((np.polynomial.polynomial.polyval(z, p) - ordered) ** 2)) / own)
+    return from_pieces("sum", (), (tuple(p.tolist()),), lambda t: np.polynomial.polynomial.polyval(t, p)), missed
 
 
 def _curve(ordered: Array) -> Scalar:

@@ -70,7 +70,7 @@ def between(x: Moments, y: Moments, d: int) -> Array | None:
     if any(a is not b or a is not c for k, (a, b, c) in enumerate(zip(s.whole.axes, x.axes, y.axes, strict=True)) if k != i):
         return None
     a = s.whole.axes[i]
-    gram = np.moveaxis(s.whole.gram, i, 0)[: a.K * a.K]
+    gram = np.moveaxis(s.whole.gram, i, 0)[: a.off]
     by_kind = np.asarray(gram.reshape((a.K, a.K, *gram.shape[1:])))  # pyright: ignore[reportUnknownMemberType]
     first, second = (
         [a.label_array()[u.start + int(np.argmax(z.axes[i].label_array() == k))] for k in range(z.axes[i].K)] for z, u in ((x, s), (y, t))

@@ -117,28 +117,22 @@ def tabulated(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
 Labels = NDArray[np.intp]
 
 
-def _class(a: Axis, i: Labels, j: Labels) -> Labels:
-    """Pair class of the indices i and j."""
-    label = a.label_array()
-    return np.where(i == j, a.K * a.K + label[i], label[i] * a.K + label[j])
-
-
 @lru_cache(maxsize=512)
-def _near(taps: Taps) -> tuple[Labels, Labels, Labels]:
-    """Windows w and v with common entries (w = v among them), and the number of these."""
+def _near(taps: Taps, reach: int, lags: int) -> tuple[Labels, Labels, Labels]:
+    """Windows w and v with common entries or ones at most `reach` apart, or themselves at most `lags` apart (w = v among them), and the number of common entries."""
     index, n = taps.index, taps.n_out
     first, second, shared = [np.zeros(0, dtype=np.intp)], [np.zeros(0, dtype=np.intp)], [np.zeros(0, dtype=np.intp)]
     last, begin = index.max(axis=0), np.where(index >= 0, index, taps.n_in).min(axis=0)
     for shift in range(n):
         p = np.arange(n - shift)
-        if np.all(begin[shift:] > last[: n - shift]):
+        if shift > lags and np.all(begin[shift:] > last[: n - shift] + reach):
             break
         left, right = index[:, None, : n - shift], index[None, :, shift:]
         common = ((left == right) & (left >= 0)).sum(axis=(0, 1))
         for a, b in ((p, p + shift), (p + shift, p))[: 1 + (shift > 0)]:
-            first.append(a[common > 0])
-            second.append(b[common > 0])
-            shared.append(common[common > 0])
+            first.append(a)
+            second.append(b)
+            shared.append(common)
     return np.concatenate(first), np.concatenate(second), np.concatenate(shared)
 
 
@@ -154,8 +148,8 @@ def overlap_counts(taps: Taps, out: Axis) -> list[list[tuple[float, int, int, in
     """For each pair class of windows: (share, n₁, n₂, shared entries)."""
     size = (taps.index >= 0).sum(axis=0)
     label = out.label_array()
-    w, v, shared = _near(taps)
-    rows = np.stack([_class(out, w, v), label[w], label[v], size[w], size[v], shared], axis=1)
+    w, v, shared = _near(taps, 0, out.lags)
+    rows = np.stack([out.classes(w, v), label[w], label[v], size[w], size[v], shared], axis=1)
     near, number = np.unique(rows, axis=0, return_counts=True)
     groups, members = np.unique(np.stack([label, size], axis=1), axis=0, return_counts=True)
     total: dict[tuple[int, ...], float] = {}
@@ -172,7 +166,7 @@ def overlap_counts(taps: Taps, out: Axis) -> list[list[tuple[float, int, int, in
             table[c].append((count / float(out.pairs[c]), n, o, 0))
     for c in range(out.P):  # a kind of one window has no pair of different windows
         if not table[c]:
-            table[c] = table[out.K * out.K + int(out.first[c])]
+            table[c] = table[out.off + int(out.first[c])]
     return table
 
 
@@ -180,7 +174,7 @@ def overlap_counts(taps: Taps, out: Axis) -> list[list[tuple[float, int, int, in
 def _choices(taps: Taps, source: Axis, out: Axis) -> tuple[Labels, Any]:
     """Classes of the entries i and j and of the windows w ∋ i and v ∋ j, |w|, |v|, |w ∩ v|, [i ∈ v], [j ∈ w], [i = j], and their number."""
     size = (taps.index >= 0).sum(axis=0)
-    w, v, shared = _near(taps)
+    w, v, shared = _near(taps, source.lags, out.lags)
     d, e = (x.ravel() for x in np.meshgrid(np.arange(taps.count), np.arange(taps.count), indexing="ij"))
     i, j = taps.index[d][:, w], taps.index[e][:, v]
     inside_v = (i[None] == taps.index[:, v][:, None]).any(axis=0)
@@ -189,7 +183,7 @@ def _choices(taps: Taps, source: Axis, out: Axis) -> tuple[Labels, Any]:
     spread = [np.broadcast_to(x, i.shape)[ok] for x in (w, v, size[w], size[v], shared)]
     w, v, nw, nv, shared = spread
     i, j = i[ok], j[ok]
-    columns = [_class(source, i, j), _class(out, w, v), nw, nv, shared, inside_v[ok], inside_w[ok], i == j]
+    columns = [source.classes(i, j), out.classes(w, v), nw, nv, shared, inside_v[ok], inside_w[ok], i == j]
     rows, counts = np.unique(np.stack([np.asarray(c, dtype=np.intp) for c in columns], axis=1), axis=0, return_counts=True)
     # windows apart: all pairs of incidences less those above
     t, p = np.nonzero(taps.index >= 0)
@@ -252,5 +246,5 @@ def _fill_empty(matrix: Array, sources: tuple[Axis, ...]) -> None:
     grid = np.arange(len(matrix)).reshape([a.P for a in sources])
     for i, a in enumerate(sources):
         for c in np.flatnonzero(a.pairs <= 0):
-            here, there = np.take(grid, c, axis=i).ravel(), np.take(grid, a.K * a.K + a.first[c], axis=i).ravel()
+            here, there = np.take(grid, c, axis=i).ravel(), np.take(grid, a.off + a.first[c], axis=i).ravel()
             matrix[here] = matrix[there]

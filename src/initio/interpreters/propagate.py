@@ -20,7 +20,7 @@ from initio.interpreters.nearly import usual_values
 from initio.interpreters.patterns import projected, projections
 from initio.interpreters.simulate import Simulator
 from initio.rules import load
-from initio.rules.table import TOLERANT, Context, find, running
+from initio.rules.table import NEAR, TOLERANT, Context, find, running
 
 __all__ = ["advance", "from_distribution", "propagate", "start", "waiting"]
 
@@ -222,6 +222,8 @@ def _apply(node: Node, shapes: tuple[tuple[int, ...], ...], values: Mapping[int,
             if isinstance(got, Unknown):
                 return _everywhere(node, got)
     ctx = Context(node, shapes, node.phase == "backward", uses)
+    if name not in NEAR:
+        values = {i: v.plain() if isinstance(v, Moments) else v for i in node.inputs if (v := values.get(i)) is not None}
     try:
         with running(ctx):
             return fn(

@@ -111,9 +111,9 @@ def _varying(x: Moments, d: int) -> float:
         return 0.0
     a = x.axes[i[0]]
     index: list[Any] = [b.diagonal for b in x.axes]
-    index[i[0]] = slice(0, a.K * a.K)
-    part = np.moveaxis(common[tuple(index)], i[0], 0).reshape(a.K * a.K, -1).mean(axis=1)
-    pairs = np.maximum(a.pairs[: a.K * a.K], 0.0)
+    index[i[0]] = slice(0, a.off)
+    part = np.moveaxis(common[tuple(index)], i[0], 0).reshape(a.off, -1).mean(axis=1)
+    pairs = np.maximum(a.pairs[: a.off], 0.0)
     return x.total_second - float(part @ pairs) / max(float(pairs.sum()), 1.0)
 
 
@@ -239,7 +239,7 @@ def _listed(value: Any, n: int) -> list[int]:
     return values * n if len(values) == 1 else values
 
 
-@rule("aten.convolution", "aten.convolution_overrideable", "aten._convolution")
+@rule("aten.convolution", "aten.convolution_overrideable", "aten._convolution", near=True)
 def convolution(
     x: Moments,
     w: Moments,
@@ -412,7 +412,7 @@ def _remember_convolution(out: Moments, w: Moments, x: Moments) -> Moments:
     return replace(out, sources=sources, odd=odd, law=(Factor(IDENTITY, replace(out.law[0].field, sources=sources)),))
 
 
-@rule("aten.convolution_backward")
+@rule("aten.convolution_backward", near=True)
 def convolution_backward(
     grad: Moments,
     x: Moments,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from initio.core.algebra import same_axes
-from initio.core.axes import Array, Axis, Taps, axis, axis_map
+from initio.core.axes import LAGS, Array, Axis, Taps, axis, axis_map
 from initio.core.extremes import max_pair
 from initio.core.gaussian import expect, expect2
 from initio.core.moments import Factor, Moments, Unknown, along, fresh_source, pair_values, worst
@@ -47,14 +47,18 @@ def windows(shape: Sequence[int], out: Sequence[int], kernel: Any, stride: Any, 
 
 @dataclass(frozen=True)
 class _Exchangeable:
-    """X = f(u), u normal: its mean, and covariances at equal (`near`) and different (`far`) positions, by pair class of the other axes."""
+    """X = f(u), u normal: its mean, and covariances by pair class of the other axes: at equal positions (`near`), at different ones of a window
+    (`far`), and of different ones in two windows, by their pair class too (`between`).
+    """
 
     f: Scalar
     x: Moments
     others: tuple[Axis, ...]
+    outs: tuple[Axis, ...]
     mean: Array
     near: Array
     far: Array
+    between: Array
 
     @property
     def own(self) -> float:
@@ -81,7 +85,8 @@ class _Exchangeable:
         return out
 
 
-def _exchangeable(x: Moments, n: int) -> _Exchangeable:
+def _exchangeable(x: Moments, taps: Sequence[Taps]) -> _Exchangeable:
+    n = len(taps)
     x = x.with_law()
     f, alone = x.law[0], len(x.law) == 1
     if not alone or not (f.fn is IDENTITY or f.fn.increasing):
@@ -90,19 +95,37 @@ def _exchangeable(x: Moments, n: int) -> _Exchangeable:
     for d in range(rank - n, rank):
         x = x.with_axis(d)
     f = x.law[0]
-    mean, gram = f.field.mean, f.field.gram
-    at = [x.span(d)[0] for d in range(rank - n, rank)]
-    for i in at:
-        a = x.axes[i]
-        different = np.where(a.same, 0.0, a.pairs)
-        different = different if different.sum() > 0 else a.pairs
-        rows = np.stack([different / different.sum(), np.where(a.same, a.pairs, 0.0) / a.size])
-        gram = along(rows, gram, i)
+    mean, near, gram, same = f.field.mean, f.field.gram, f.field.gram, f.field.gram
+    first = len(x.axes) - n
+    others, outs = (
+        tuple(x.axes[:first]),
+        tuple(axis_map(axis(t.n_in, lags=a.lags), t, summed=True).axis for a, t in zip(x.axes[first:], taps, strict=True)),
+    )
+    pairs, equal = np.ones(()), np.ones(())
+    for i, (a, t, out) in enumerate(zip(x.axes[first:], taps, outs, strict=True), first):
+        matrix = axis_map(a, t, out).coherent
+        own = np.where(a.same, matrix, 0.0)
+        gram, same = along(matrix, gram, i), along(own, same, i)
+        pairs, equal = np.multiply.outer(pairs, matrix.sum(axis=1)), np.multiply.outer(equal, own.sum(axis=1))
+        near = along(np.where(a.same, a.pairs, 0.0)[None] / a.size, near, i)
         mean = along((a.counts / a.size)[None], mean, i)
-    others = tuple(x.axes[: at[0]])
-    mean = mean[(..., *[0] * len(at))]
+    mean = mean[(..., *[0] * n)]
     u, v = pair_values(others, mean)
-    return _Exchangeable(f.fn, x, others, mean, gram[(..., *[1] * n)] - u * v, gram[(..., *[0] * n)] - u * v)
+    near = near[(..., *[0] * n)] - u * v
+    left = pairs - equal
+    between = (gram - same) / np.where(left > 1e-9, left, 1.0) - (u * v)[(..., *[None] * n)]
+    diagonal = (..., *[a.diagonal for a in outs])
+    weight = _outer([a.counts for a in outs]) * (left[diagonal] > 1e-9)
+    far = (between[diagonal] * weight).sum(axis=tuple(range(first, first + n))) / max(float(weight.sum()), 1e-300)
+    between = np.where(left > 1e-9, between, far[(..., *[None] * n)])
+    return _Exchangeable(f.fn, x, others, outs, mean, near, far, between)
+
+
+def _outer(vectors: Sequence[Array]) -> Array:
+    out: Array = np.ones(())
+    for v in vectors:
+        out = np.multiply.outer(out, v)
+    return out
 
 
 @rule(
@@ -112,6 +135,7 @@ def _exchangeable(x: Moments, n: int) -> _Exchangeable:
     "aten.max_pool1d_with_indices",
     "aten.max_pool2d_with_indices",
     "aten.max_pool3d_with_indices",
+    near=True,
 )
 def max_pool(x: Moments, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False) -> Result:
     """Maximum over windows: y = f(max u) for an increasing f."""
@@ -121,7 +145,7 @@ def max_pool(x: Moments, kernel: Any, stride: Any = (), padding: Any = 0, dilati
     return (made, Moments.iid(out, 0.0, 0.0)) if "with_indices" in name else made
 
 
-@rule("aten.adaptive_max_pool1d", "aten.adaptive_max_pool2d", "aten.adaptive_max_pool3d")
+@rule("aten.adaptive_max_pool1d", "aten.adaptive_max_pool2d", "aten.adaptive_max_pool3d", near=True)
 def adaptive_max_pool(x: Moments, size: Any) -> Result:
     """Maximum over windows that divide the map."""
     n, out = int(context().node.op.split("max_pool")[1][0]), context().shapes[0]
@@ -155,45 +179,44 @@ def _beside(x: Moments, n: int) -> bool:
 
 def maximum(x: Moments, taps: Sequence[Taps]) -> Moments:
     """f(max u) over windows: windows apart share W only; those that overlap, or lie at the same place, covary in their own parts too."""
-    n = len(taps)
-    e = _exchangeable(x, n)
-    flat = [axis(t.n_in) for t in taps]
-    outs = [axis_map(a, t).axis for a, t in zip(flat, taps, strict=True)]
+    e = _exchangeable(x, taps)
+    outs = e.outs
     tables = [overlap_counts(t, a) for t, a in zip(taps, outs, strict=True)]
     kinds = list(zip(e.mean.ravel().tolist(), e.common.ravel().tolist(), strict=True))
     laws = [maxima(e.f, m, c, e.own) for m, c in kinds]
     index: Any = np.arange(len(kinds)).reshape(e.mean.shape)
     first, second = (v.ravel().astype(int) for v in pair_values(e.others, index))
     common = e.common.ravel()
-    rho = np.divide(
-        e.far.ravel(), np.sqrt(common[first] * common[second]), out=np.zeros(first.size), where=common[first] * common[second] > 0
-    )
-    rho = np.clip(rho, -1.0, 1.0)
-    powers = rho[:, None] ** np.arange(len(laws[0].coefficients(1)))
-    cache: dict[tuple[int, int, int], Array] = {}
+    extent = np.sqrt(common[first] * common[second])
+    order = np.arange(len(laws[0].coefficients(1)))
+    cache: dict[tuple[int, int, int], tuple[Array, Array]] = {}
 
-    def pair(n1: int, n2: int, s: int) -> Array:
-        """E f(max₁) f(max₂) for all pair classes of the other axes."""
+    def parts(n1: int, n2: int, s: int) -> tuple[Array, Array]:
+        """Of E f(max₁) f(max₂), for all pair classes of the other axes: coefficients of the powers of the correlation of W, and what shared entries add."""
         if (n1, n2, s) not in cache:
             a, b = (np.stack([law.coefficients(k) for law in laws]) for k in (n1, n2))
-            value = (a[first] * b[second] * powers).sum(axis=1)
+            added = np.zeros(first.size)
             if s:
                 excess = np.array([law.both(n1, n2, s) for law in laws]) - (a * b).sum(axis=1)
-                value = value + e.agreement(s).ravel() * np.sqrt(np.maximum(excess[first], 0.0) * np.maximum(excess[second], 0.0))
-            cache[n1, n2, s] = value
+                added = e.agreement(s).ravel() * np.sqrt(np.maximum(excess[first], 0.0) * np.maximum(excess[second], 0.0))
+            cache[n1, n2, s] = (a[first] * b[second], added)
         return cache[n1, n2, s]
 
     mean = np.zeros([len(kinds)] + [a.K for a in outs])
     for k in np.ndindex(*[a.K for a in outs]):
-        entries = [tables[i][a.K * a.K + k[i]] for i, a in enumerate(outs)]
+        entries = [tables[i][a.off + k[i]] for i, a in enumerate(outs)]
         for combination in itertools.product(*entries):
             size = math.prod(c[1] for c in combination)
             mean[(slice(None), *k)] += math.prod(c[0] for c in combination) * np.array([law.coefficients(size)[0] for law in laws])
     gram = np.zeros([first.size] + [a.P for a in outs])
+    between = e.between.reshape(first.size, *[a.P for a in outs])
     for c in np.ndindex(*[a.P for a in outs]):
+        rho = np.divide(between[(slice(None), *c)], extent, out=np.zeros(first.size), where=extent > 0)
+        powers = np.clip(rho, -1.0, 1.0)[:, None] ** order
         for combination in itertools.product(*[tables[i][k] for i, k in enumerate(c)]):
             n1, n2, s = (math.prod(row[k] for row in combination) for k in (1, 2, 3))
-            gram[(slice(None), *c)] += math.prod(row[0] for row in combination) * pair(n1, n2, s)
+            coefficients, added = parts(n1, n2, s)
+            gram[(slice(None), *c)] += math.prod(row[0] for row in combination) * ((coefficients * powers).sum(axis=1) + added)
     axes = [*e.others, *outs]
     dims = e.x.dims
     made = Moments.gaussian(
@@ -204,7 +227,7 @@ def maximum(x: Moments, taps: Sequence[Taps]) -> Moments:
     return (made if law is None else replace(made, law=(law,))).without_ones()
 
 
-@rule("aten.max_pool2d_with_indices_backward", "aten.max_pool3d_with_indices_backward")
+@rule("aten.max_pool2d_with_indices_backward", "aten.max_pool3d_with_indices_backward", near=True)
 def max_pool_backward(
     grad: Moments, x: Moments, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, indices: Any
 ) -> Result:
@@ -213,7 +236,7 @@ def max_pool_backward(
     return _placed_in_pieces(grad, x, windows(x.shape[-n:], grad.shape[-n:], kernel, stride, padding, dilation))
 
 
-@rule("aten.adaptive_max_pool2d_backward", "aten.adaptive_max_pool3d_backward")
+@rule("aten.adaptive_max_pool2d_backward", "aten.adaptive_max_pool3d_backward", near=True)
 def adaptive_max_pool_backward(grad: Moments, x: Moments, indices: Any) -> Result:
     """The cotangent of every window at its largest entry."""
     n = 2 if "2d" in context().node.op else 3
@@ -245,12 +268,14 @@ def placed_at_maxima(grad: Moments, x: Moments, taps: Sequence[Taps]) -> Moments
     n = len(taps)
     lead = len(x.dims) - n
     g = replace(grad, law=(), extra={})
-    e = _exchangeable(x, n)
-    x = e.x
+    x = _exchangeable(x, taps).x
+    for i, t in enumerate(taps, len(x.axes) - n):
+        a = x.axes[i]
+        x = x.relabel(i, axis(a.size, a.labels, max(a.lags, min(int(np.ptp(t.index[:, t.n_out // 2])), LAGS) if t.reach(0, True) else 0)))
     for d in range(lead):
         if g.shape[d] > 1:
             g, x = same_axes([g, x], [d, d])
-    e = _exchangeable(x, n)
+    e = _exchangeable(x, taps)
     x = e.x
     for d in range(lead, lead + n):
         g = g.with_axis(d)

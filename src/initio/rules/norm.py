@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from initio.core.algebra import add, average, multiply, scalar_value, scale, total
-from initio.core.axes import Array, Axis
+from initio.core.axes import Array, Axis, merge_map
 from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_source, pair_values, worst
 from initio.core.overlap import marked, overlap_of
 from initio.core.pairs import refitted
@@ -26,16 +26,7 @@ __all__ = ["centred", "normalise", "normalise_backward"]
 
 def _row_average(a: Axis) -> Array:
     """(P, P): every class replaced by the average over the second index, given the first."""
-    k = a.K
-    matrix = np.zeros((a.P, a.P))
-    for c in range(a.P):
-        f = a.first[c]
-        row = np.arange(f * k, f * k + k)
-        weight = a.counts.copy()
-        weight[f] -= 1
-        matrix[c, row] = weight / a.size
-        matrix[c, k * k + f] = 1.0 / a.size
-    return matrix
+    return (a.first[:, None] == a.first) * a.pairs / (a.counts[a.first] * a.size)
 
 
 def _averages(gram: Array, axes: Sequence[Axis], over: Sequence[int]) -> tuple[Array, Array, Array]:
@@ -115,14 +106,27 @@ def _finite(gram: Array, axes: Sequence[Axis], over: Sequence[int], eps: float, 
     moved, out, back = gram.transpose(order), normal.transpose(order).copy(), inverse.transpose(order).copy()
     inner = [axes[i] for i in over]
     for kinds in np.ndindex(*[axes[i].K for i in others]):
-        at = tuple(axes[i].K ** 2 + k for i, k in zip(others, kinds, strict=True))
+        at = tuple(axes[i].off + k for i, k in zip(others, kinds, strict=True))
         if effective_share(moved[at], inner, eps) < FEW:
             continue
-        made, mean_inverse = self_normalised(moved[at], inner, eps)
+        made, mean_inverse = _self_normalised(moved[at], out[at], inner, eps)
         if mean_inverse > 0:
             out[at], back[kinds] = made, mean_inverse
     restore = list(np.argsort(order))
     return out.transpose(restore), back.transpose(restore)
+
+
+def _self_normalised(gram: Array, normal: Array, axes: Sequence[Axis], eps: float) -> tuple[Array, float]:
+    """`self_normalised`; where neighbours are told from the rest, E[y yᵀ / s] relative to E[y yᵀ] / E s is that of all pairs together."""
+    if not any(a.lags for a in axes):
+        return self_normalised(gram, axes, eps)
+    pick = np.ix_(*[np.where(a.same, a.K * a.K + a.first, a.apart) for a in axes])
+    together = normal
+    for i, a in enumerate(axes):
+        matrix = merge_map(a, a.plain)[1]
+        gram, together = along(matrix, gram, i), along(matrix, together, i)
+    made, inverse = self_normalised(gram, [a.plain for a in axes], eps)
+    return normal * np.divide(made, together, out=np.ones_like(made), where=together != 0)[pick], inverse
 
 
 FEW = 0.002
@@ -243,6 +247,7 @@ def _affine(y: Moments, w: Moments | None, b: Moments | None, dims: Sequence[int
     "aten.native_batch_norm.default",
     "aten._batch_norm_with_update",
     "aten.miopen_batch_norm",
+    near=True,
 )
 def batch_norm(x: Moments, w: Moments | None, b: Moments | None, rm: Moments | None, rv: Moments | None, *rest: Any) -> Result:
     """Training: centre and scale each channel over samples and positions; evaluation: the affine map of the running statistics."""
@@ -271,7 +276,7 @@ def _mean_share(xhat: Moments, over: Sequence[int]) -> float:
     others = [i for i in range(len(xhat.axes)) if i not in over]
     moved = xhat.gram.transpose([*others, *over])
     grams = [
-        moved[tuple(xhat.axes[i].K ** 2 + k for i, k in zip(others, kinds, strict=True))]
+        moved[tuple(xhat.axes[i].off + k for i, k in zip(others, kinds, strict=True))]
         for kinds in np.ndindex(*[xhat.axes[i].K for i in others])
     ]
     return float(np.mean([effective_share(g, [xhat.axes[i] for i in over], 0.0) for g in grams]))
@@ -295,7 +300,7 @@ def _saved(x: Moments, xhat: Moments, deviation: Array, over: Sequence[int], dim
     return mean, inverse
 
 
-@rule("aten.native_batch_norm_backward", "aten.cudnn_batch_norm_backward", "aten.batch_norm_backward")
+@rule("aten.native_batch_norm_backward", "aten.cudnn_batch_norm_backward", "aten.batch_norm_backward", near=True)
 def batch_norm_backward(
     grad: Moments,
     x: Moments,
@@ -381,7 +386,7 @@ def _project(
 # -- layer, group, RMS norm --------------------------------------------------------------------------------------
 
 
-@rule("aten.native_layer_norm")
+@rule("aten.native_layer_norm", near=True)
 def layer_norm(x: Moments, shape: Sequence[int], w: Moments | None, b: Moments | None, eps: float) -> Result:
     """Centre and scale each position over the last dimensions."""
     n = len(shape)
@@ -392,7 +397,7 @@ def layer_norm(x: Moments, shape: Sequence[int], w: Moments | None, b: Moments |
     return (y, *_saved(x, xhat, deviation, over, dims, True))
 
 
-@rule("aten.native_layer_norm_backward")
+@rule("aten.native_layer_norm_backward", near=True)
 def layer_norm_backward(
     grad: Moments,
     x: Moments,

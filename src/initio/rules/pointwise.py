@@ -37,7 +37,7 @@ def _function(name: str, *args: Any, **kwargs: Any) -> Scalar:
 
 
 def _unary(name: str) -> None:
-    @rule(f"aten.{name}")
+    @rule(f"aten.{name}", near=True)
     def run(x: Moments, *args: Any, **kwargs: Any) -> Moments:
         return apply(x, _function(name, *args, **kwargs))
 
@@ -95,13 +95,13 @@ for _name in _UNARY:
         _unary(_name)
 
 
-@rule("aten.log_sigmoid_forward")
+@rule("aten.log_sigmoid_forward", near=True)
 def log_sigmoid_forward(x: Moments) -> Result:
     """log σ(x), and a buffer."""
     return apply(x, _function("logsigmoid")), None
 
 
-@rule("aten.clamp", "aten.clip", "aten.clamp_min", "aten.clamp_max")
+@rule("aten.clamp", "aten.clip", "aten.clamp_min", "aten.clamp_max", near=True)
 def clamp(x: Moments, low: float | None = None, high: float | None = None, **kwargs: Any) -> Moments:
     """min(max(x, low), high)."""
     if "clamp_max" in context().node.op:
@@ -109,19 +109,19 @@ def clamp(x: Moments, low: float | None = None, high: float | None = None, **kwa
     return apply(x, _function("clamp", kwargs.get("min", low), kwargs.get("max", high)))
 
 
-@rule("aten.pow.Tensor_Scalar")
+@rule("aten.pow.Tensor_Scalar", near=True)
 def pow_(x: Moments, exponent: float) -> Moments:
     """x^p."""
     return apply(x, power(exponent))
 
 
-@rule("aten.pow.Scalar")
+@rule("aten.pow.Scalar", near=True)
 def power_of(base: float, x: Moments) -> Moments:
     """b^x = exp(x log b)."""
     return apply(scale(x, float(np.log(base))), _function("exp"))
 
 
-@rule("aten._prelu_kernel", "aten.prelu")
+@rule("aten._prelu_kernel", "aten.prelu", near=True)
 def prelu(x: Moments, w: Moments) -> Result:
     """max(x, 0) + w min(x, 0)."""
     slope = scalar_value(w)
@@ -163,7 +163,7 @@ def with_mask(x: Moments, allowed: Any) -> Moments:
     return replace(x, extra={**x.extra, "mask": allowed if before is None else np.logical_and(before, allowed)})
 
 
-@rule("aten.add", "aten.sub", "aten.rsub")
+@rule("aten.add", "aten.sub", "aten.rsub", near=True)
 def add_(x: Operand, y: Operand, *, alpha: float = 1.0) -> Result:
     """x + α y (x − α y, y − α x)."""
     op = context().node.op
@@ -207,7 +207,7 @@ def _keep_mask(out: Moments | Unknown, *inputs: Any) -> Moments | Unknown:
     return out
 
 
-@rule("aten.mul", "aten.multiply")
+@rule("aten.mul", "aten.multiply", near=True)
 def mul(x: Operand, y: Operand) -> Result:
     """x y."""
     out = times(_tensor(x), _tensor(y))
@@ -216,7 +216,7 @@ def mul(x: Operand, y: Operand) -> Result:
     return _keep_mask(out, x)
 
 
-@rule("aten.div", "aten.true_divide")
+@rule("aten.div", "aten.true_divide", near=True)
 def div(x: Operand, y: Operand, *, rounding_mode: str | None = None) -> Result:
     """x / y."""
     if rounding_mode is not None:
@@ -229,20 +229,20 @@ def div(x: Operand, y: Operand, *, rounding_mode: str | None = None) -> Result:
     return multiply(_tensor(x), apply(y, power(-1.0)))
 
 
-@rule("aten.addcmul")
+@rule("aten.addcmul", near=True)
 def addcmul(x: Moments, a: Moments, b: Moments, *, value: float = 1.0) -> Result:
     """x + v a b."""
     product = multiply(a, b)
     return product if isinstance(product, Unknown) else add(x, product, 1.0, value)
 
 
-@rule("aten.addcdiv")
+@rule("aten.addcdiv", near=True)
 def addcdiv(x: Moments, a: Moments, b: Moments, *, value: float = 1.0) -> Result:
     """x + v a / b."""
     return addcmul(x, a, apply(b, power(-1.0)), value=value)
 
 
-@rule("aten.lerp")
+@rule("aten.lerp", near=True)
 def lerp(x: Moments, y: Moments, weight: Operand) -> Result:
     """x + w (y − x)."""
     if not isinstance(weight, Moments):
@@ -264,7 +264,7 @@ def _step(at: float, op: str) -> Scalar:
 
 
 def _comparison(name: str) -> None:
-    @rule(f"aten.{name}")
+    @rule(f"aten.{name}", near=True)
     def run(x: Moments, y: Operand) -> Result:
         if isinstance(y, Moments):
             value = scalar_value(y)
@@ -289,7 +289,7 @@ def _vanishes_outside(x: Moments, allowed: Any) -> bool:
     return bool(np.all(np.broadcast_to(allowed, x.shape)[own]))
 
 
-@rule("aten.where")
+@rule("aten.where", near=True)
 def where(condition: Moments, x: Operand, y: Operand) -> Result:
     """x where the condition holds, y elsewhere."""
     known = condition.extra.get("known")
@@ -327,13 +327,13 @@ def where(condition: Moments, x: Operand, y: Operand) -> Result:
     )
 
 
-@rule("aten.masked_fill")
+@rule("aten.masked_fill", near=True)
 def masked_fill(x: Moments, mask: Moments, value: Operand) -> Result:
     """value where the mask holds."""
     return where(mask, value, x)
 
 
-@rule("aten.maximum", "aten.minimum")
+@rule("aten.maximum", "aten.minimum", near=True)
 def maximum(x: Moments, y: Moments) -> Result:
     """max(x, y) = y + relu(x − y)."""
     sign = 1.0 if "maximum" in context().node.op else -1.0
@@ -347,7 +347,7 @@ def maximum(x: Moments, y: Moments) -> Result:
 
 
 def _backward(op: str, name: str) -> None:
-    @rule(f"aten.{op}")
+    @rule(f"aten.{op}", near=True)
     def run(grad: Moments, x: Moments, *args: Any, **kwargs: Any) -> Result:
         return times(grad, apply(x, derivative(name, *args, **kwargs)))
 
@@ -369,19 +369,19 @@ for _op, _name in _SLOPES.items():
     _backward(_op, _name)
 
 
-@rule("aten.threshold_backward")
+@rule("aten.threshold_backward", near=True)
 def threshold_backward(grad: Moments, x: Moments, threshold: float) -> Result:
     """g 1[x > t]."""
     return times(grad, apply(x, _step(float(threshold), "gt")))
 
 
-@rule("aten.leaky_relu_backward")
+@rule("aten.leaky_relu_backward", near=True)
 def leaky_relu_backward(grad: Moments, x: Moments, slope: float, is_result: bool) -> Result:
     """g (1 where x > 0, else the slope)."""
     return times(grad, apply(x, derivative("leaky_relu", slope)))
 
 
-@rule("aten.elu_backward")
+@rule("aten.elu_backward", near=True)
 def elu_backward(grad: Moments, alpha: float, scale_: float, input_scale: float, is_result: bool, x: Moments) -> Result:
     """g f′(x), from the input or from the result y (then f′ = y·input_scale + α·scale·input_scale below 0)."""
     if not is_result:
@@ -400,25 +400,25 @@ _LOGISTIC = Scalar("y(1-y)", lambda y: y * (1 - y), pieces=((0.0, 1.0, -1.0),))
 _TANH = Scalar("1-y²", lambda y: 1 - y * y, pieces=((1.0, 0.0, -1.0),))
 
 
-@rule("aten.sigmoid_backward")
+@rule("aten.sigmoid_backward", near=True)
 def sigmoid_backward(grad: Moments, y: Moments) -> Result:
     """g y (1 − y)."""
     return times(grad, apply(y, _LOGISTIC))
 
 
-@rule("aten.tanh_backward")
+@rule("aten.tanh_backward", near=True)
 def tanh_backward(grad: Moments, y: Moments) -> Result:
     """g (1 − y²)."""
     return times(grad, apply(y, _TANH))
 
 
-@rule("aten.log_sigmoid_backward")
+@rule("aten.log_sigmoid_backward", near=True)
 def log_sigmoid_backward(grad: Moments, x: Moments, buffer: Any) -> Result:
     """g σ(−x)."""
     return times(grad, apply(x, derivative("logsigmoid")))
 
 
-@rule("aten._prelu_kernel_backward")
+@rule("aten._prelu_kernel_backward", near=True)
 def prelu_backward(grad: Moments, x: Moments, w: Moments) -> Result:
     """g (1 or w), and g min(x, 0)."""
     low = multiply(grad, apply(x, Scalar("min(x,0)", lambda v: np.minimum(v, 0.0), kinks=(0.0,), pieces=((0.0, 1.0), (0.0,)))))

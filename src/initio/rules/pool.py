@@ -45,7 +45,7 @@ def _taps(
     return made
 
 
-@rule("aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d")
+@rule("aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d", near=True)
 def avg_pool(
     x: Moments,
     kernel: Any,
@@ -67,6 +67,7 @@ def avg_pool(
     "aten._adaptive_avg_pool3d",
     "aten.adaptive_avg_pool2d",
     "aten.adaptive_avg_pool3d",
+    near=True,
 )
 def adaptive_avg_pool(x: Moments, size: Any) -> Moments:
     """Mean over windows that divide the map."""
@@ -82,7 +83,7 @@ def _adaptive(n: int, out: int) -> Taps:
     return _divided(t, (t.index >= 0).sum(axis=0))
 
 
-@rule("aten.avg_pool2d_backward", "aten.avg_pool3d_backward")
+@rule("aten.avg_pool2d_backward", "aten.avg_pool3d_backward", near=True)
 def avg_pool_backward(
     grad: Moments,
     x: Moments,
@@ -99,7 +100,7 @@ def avg_pool_backward(
     return _along(grad, [t.transposed() for t in taps])
 
 
-@rule("aten._adaptive_avg_pool2d_backward", "aten._adaptive_avg_pool3d_backward")
+@rule("aten._adaptive_avg_pool2d_backward", "aten._adaptive_avg_pool3d_backward", near=True)
 def adaptive_avg_pool_backward(grad: Moments, x: Moments) -> Moments:
     """Each input of a window receives its share."""
     n = 2 if "2d" in context().node.op else 3

@@ -13,7 +13,7 @@ from initio.rules.table import Result, context, rule
 __all__: list[str] = []
 
 
-@rule("aten.bernoulli")
+@rule("aten.bernoulli", near=True)
 def bernoulli(x: Any, p: float | None = None, *_: Any, **__: Any) -> Result:
     """Independent 0/1 entries; `bernoulli_` without a probability has p = 1/2."""
     if p is None and context().node.op.startswith("aten.bernoulli_"):
@@ -23,7 +23,7 @@ def bernoulli(x: Any, p: float | None = None, *_: Any, **__: Any) -> Result:
     return Moments.iid(context().shapes[0], float(p), float(p) * (1 - float(p)))
 
 
-@rule("aten.native_dropout")
+@rule("aten.native_dropout", near=True)
 def native_dropout(x: Moments, p: float, train: bool | None = True) -> Result:
     """x · mask / (1 − p)."""
     if train is False or p == 0:
@@ -33,13 +33,13 @@ def native_dropout(x: Moments, p: float, train: bool | None = True) -> Result:
     return out, mask
 
 
-@rule("aten.native_dropout_backward")
+@rule("aten.native_dropout_backward", near=True)
 def native_dropout_backward(grad: Moments, mask: Moments, scale_: float) -> Result:
     """g · mask · scale."""
     return multiply(grad, scale(mask, float(scale_)))
 
 
-@rule("aten.normal", "aten.randn", "aten.randn_like")
+@rule("aten.normal", "aten.randn", "aten.randn_like", near=True)
 def normal(*args: Any, **_: Any) -> Moments:
     """Independent normal entries."""
     numbers = [float(a) for a in args[1:] if isinstance(a, (int, float))] if context().node.op.startswith("aten.normal") else []
@@ -47,7 +47,7 @@ def normal(*args: Any, **_: Any) -> Moments:
     return Moments.iid(context().shapes[0], mean, std * std)
 
 
-@rule("aten.uniform", "aten.rand", "aten.rand_like")
+@rule("aten.uniform", "aten.rand", "aten.rand_like", near=True)
 def uniform(*args: Any, **_: Any) -> Moments:
     """Independent uniform entries."""
     numbers = [float(a) for a in args[1:] if isinstance(a, (int, float))] if context().node.op.startswith("aten.uniform") else []
@@ -55,19 +55,19 @@ def uniform(*args: Any, **_: Any) -> Moments:
     return Moments.iid(context().shapes[0], (low + high) / 2, (high - low) ** 2 / 12)
 
 
-@rule("aten.zeros", "aten.zeros_like", "aten.new_zeros", "aten.zero", "aten._efficientzerotensor", tolerant=True)
+@rule("aten.zeros", "aten.zeros_like", "aten.new_zeros", "aten.zero", "aten._efficientzerotensor", tolerant=True, near=True)
 def zeros(*_: Any, **__: Any) -> Moments:
     """0."""
     return Moments.iid(context().shapes[0], 0.0, 0.0)
 
 
-@rule("aten.ones", "aten.ones_like", "aten.new_ones", tolerant=True)
+@rule("aten.ones", "aten.ones_like", "aten.new_ones", tolerant=True, near=True)
 def ones(*_: Any, **__: Any) -> Moments:
     """1."""
     return Moments.iid(context().shapes[0], 1.0, 0.0)
 
 
-@rule("aten.full", "aten.full_like", "aten.new_full", "aten.fill", "aten.scalar_tensor", tolerant=True)
+@rule("aten.full", "aten.full_like", "aten.new_full", "aten.fill", "aten.scalar_tensor", tolerant=True, near=True)
 def full(*args: Any, **_: Any) -> Result:
     """One value."""
     numbers = [a for a in args if isinstance(a, (int, float)) and not isinstance(a, bool)]
@@ -76,7 +76,7 @@ def full(*args: Any, **_: Any) -> Result:
     return Moments.iid(context().shapes[0], float(numbers[-1]), 0.0)
 
 
-@rule("aten.randint", "aten.randint_like", "aten.randperm")
+@rule("aten.randint", "aten.randint_like", "aten.randperm", near=True)
 def randint(*args: Any, **kwargs: Any) -> Moments:
     """Uniform ids."""
     numbers = [int(a) for a in args if isinstance(a, int)]

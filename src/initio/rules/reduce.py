@@ -22,13 +22,13 @@ def _dims(x: Moments, dim: Any) -> list[int]:
     return [d % len(x.dims) for d in ([dim] if isinstance(dim, int) else dim)] if x.dims else []
 
 
-@rule("aten.mean")
+@rule("aten.mean", near=True)
 def mean(x: Moments, dim: Any = None, keepdim: bool = False, **_: Any) -> Moments:
     """Mean over dimensions."""
     return average(x, _dims(x, dim), keepdim)
 
 
-@rule("aten.sum")
+@rule("aten.sum", near=True)
 def sum_(x: Moments, dim: Any = None, keepdim: bool = False, **_: Any) -> Moments:
     """Sum over dimensions."""
     return total(x, _dims(x, dim), keepdim)

@@ -33,6 +33,7 @@ LARGEST_MASK = 1 << 24
     "aten.squeeze",
     "aten.unsqueeze",
     "aten.view_as",
+    near=True,
 )
 def reshape(x: Moments, *_: Any, **__: Any) -> Moments:
     """The same entries in row-major order."""
@@ -74,6 +75,7 @@ def _mask_reshaped(x: Moments, shape: tuple[int, ...]) -> dict[str, Any]:
     "aten.positive",
     "prims.view_of",
     "initio.view_whole",
+    near=True,
 )
 def same(x: Moments, *args: Any, **_: Any) -> Moments:
     """The same values (a cast keeps moments to rounding)."""
@@ -96,7 +98,7 @@ def as_strided(x: Moments, size: Sequence[int], stride: Sequence[int], offset: i
     return x.reshape(size)
 
 
-@rule("aten.permute")
+@rule("aten.permute", near=True)
 def permute(x: Moments, dims: Sequence[int]) -> Moments:
     """Dimensions reordered."""
     order = [d % len(x.dims) for d in dims]
@@ -111,7 +113,7 @@ def permute(x: Moments, dims: Sequence[int]) -> Moments:
     return made
 
 
-@rule("aten.transpose", "aten.swapaxes")
+@rule("aten.transpose", "aten.swapaxes", near=True)
 def transpose(x: Moments, a: int, b: int) -> Moments:
     """Two dimensions exchanged."""
     order = list(range(len(x.dims)))
@@ -120,7 +122,7 @@ def transpose(x: Moments, a: int, b: int) -> Moments:
     return permute(x, order)
 
 
-@rule("aten.t", "aten.numpy_T", "aten.adjoint", "aten.mT")
+@rule("aten.t", "aten.numpy_T", "aten.adjoint", "aten.mT", near=True)
 def t(x: Moments) -> Moments:
     """The last two dimensions exchanged."""
     return transpose(x, -2, -1) if len(x.dims) > 1 else x
@@ -138,7 +140,7 @@ def movedim(x: Moments, source: Sequence[int] | int, destination: Sequence[int] 
     return permute(x, order)
 
 
-@rule("aten.expand", "aten.expand_as", "aten.broadcast_to")
+@rule("aten.expand", "aten.expand_as", "aten.broadcast_to", near=True)
 def expand(x: Moments, *_: Any, **__: Any) -> Moments:
     """Equal entries along new dimensions."""
     if x.shape == context().shapes[0]:
@@ -167,7 +169,7 @@ def repeat_interleave(x: Moments, repeats: int, dim: int | None = None, **_: Any
     return x.repeat_axis(d, axis(repeats), at=x.span(d).stop)
 
 
-@rule("aten.select")
+@rule("aten.select", near=True)
 def select(x: Moments, dim: int, index: int) -> Moments:
     """One index of a dimension."""
     d = dim % len(x.dims)
@@ -177,7 +179,7 @@ def select(x: Moments, dim: int, index: int) -> Moments:
     return made
 
 
-@rule("aten.slice", "aten.narrow")
+@rule("aten.slice", "aten.narrow", near=True)
 def slice_(x: Moments, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Moments:
     """A range of a dimension."""
     d = dim % len(x.dims)
@@ -190,7 +192,7 @@ def slice_(x: Moments, dim: int = 0, start: int | None = None, end: int | None =
     return made
 
 
-@rule("aten.split", "aten.chunk", "aten.split_with_sizes", "aten.tensor_split", "aten.split.Tensor")
+@rule("aten.split", "aten.chunk", "aten.split_with_sizes", "aten.tensor_split", "aten.split.Tensor", near=True)
 def split(x: Moments, sizes: Any, dim: int = 0) -> tuple[Moments, ...]:
     """Consecutive ranges of a dimension."""
     d = dim % len(x.dims)
@@ -209,7 +211,7 @@ def unbind(x: Moments, dim: int = 0) -> tuple[Moments, ...]:
     return tuple(x.select(d, i) for i in range(x.shape[d]))
 
 
-@rule("aten.flip")
+@rule("aten.flip", near=True)
 def flip(x: Moments, dims: Sequence[int]) -> Moments:
     """Indices reversed."""
     for d in dims:
@@ -219,7 +221,7 @@ def flip(x: Moments, dims: Sequence[int]) -> Moments:
     return x
 
 
-@rule("aten.roll")
+@rule("aten.roll", near=True)
 def roll(x: Moments, shifts: Sequence[int], dims: Sequence[int] = ()) -> Moments:
     """Indices shifted around."""
     if not dims:
@@ -232,7 +234,7 @@ def roll(x: Moments, shifts: Sequence[int], dims: Sequence[int] = ()) -> Moments
     return x
 
 
-@rule("aten.cat", "aten.concat")
+@rule("aten.cat", "aten.concat", near=True)
 def cat(tensors: Sequence[Moments], dim: int = 0) -> Moments | Unknown:
     """Parts become kinds of the axis; entries of different parts have the parts' cross moments."""
     parts = [x for x in tensors if not (len(x.shape) == 1 and x.shape[0] == 0)]
@@ -277,6 +279,7 @@ def join(parts: Sequence[Moments], d: int) -> Moments | Unknown:
         if e != d and xs[0].shape[e] > 1:
             xs = same_axes(xs, [e] * len(xs))
     i = xs[0].span(d)[0]
+    xs = [x.relabel(i, x.axes[i].plain) for x in xs]
     labels = np.concatenate([x.axes[i].label_array() + sum(y.axes[i].K for y in xs[:n]) for n, x in enumerate(xs)])
     offsets = np.cumsum([0] + [x.axes[i].K for x in xs])
     k = int(offsets[-1])

@@ -22,6 +22,9 @@ RULES: dict[str, Rule] = {}
 TOLERANT: set[str] = set()
 """Rules that take unknown operands and say themselves what follows."""
 
+NEAR: set[str] = set()
+"""Rules for axes that tell neighbours from the rest; others get them on plain axes."""
+
 
 @dataclass
 class Context:
@@ -51,7 +54,7 @@ def running(ctx: Context) -> Generator[None]:
         _STACK.pop()
 
 
-def rule(*names: str, tolerant: bool = False) -> Callable[[F], F]:
+def rule(*names: str, tolerant: bool = False, near: bool = False) -> Callable[[F], F]:
     """Register a function as the rule of the named ops."""
 
     def register(fn: F) -> F:
@@ -61,6 +64,8 @@ def rule(*names: str, tolerant: bool = False) -> Callable[[F], F]:
             RULES[name] = fn
             if tolerant:
                 TOLERANT.add(name)
+            if near:
+                NEAR.add(name)
         return fn
 
     return register
