@@ -127,6 +127,10 @@ def siamese():
 
 
 SILENT = {
+    "the square of an RMS norm behind a dropout": (
+        net(lambda m, x: m.b((y := m.d(m.a(x))) * (y.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt()), a=linear(16, 16), b=linear(16, 4),
+            d=lambda: nn.Dropout(0.2)), "8x16"
+    ),
     "scores kept finite": (net(lambda m, x: m.a(x).clamp(min=-1e4), a=linear(16, 10)), "8x16", "cross_entropy"),
     "bias before a layer norm": (sequence(linear(16, 16), lambda: nn.LayerNorm(16), nn.ReLU), "8x16"),
     "bias before a group norm of several channels": (sequence(conv(3, 8, 3, padding=1), lambda: nn.GroupNorm(4, 8)), "4x3x8x8"),

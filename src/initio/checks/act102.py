@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 from initio.checks.affine import Drop, drops, place, scalar_of
 from initio.checks.framework import Context, Found, check
+from initio.checks.graph import name
 from initio.checks.pointwise import Written, written
 from initio.core.finding import Fix, Severity
 from initio.core.gaussian import expect
 from initio.core.order import Order, dropout_activation
+from initio.core.record import Node
 from initio.core.scalar import Scalar
 
 LEAST = 0.01
@@ -60,7 +62,7 @@ def dropout_activation_order(context: Context) -> Iterator[Found]:
         for found in written(context, drop.leaving):
             node = found.node
             made, relative = _gap(context, drop, found.scalar)
-            if made.verdict == "same function" or not relative >= LEAST or node.id in told:
+            if made.verdict == "same function" or not relative >= LEAST or node.id in told or _measured(context, node):
                 continue
             told.add(node.id)
             severity: Severity = "warning" if made.at_zero else "note"
@@ -79,6 +81,12 @@ def dropout_activation_order(context: Context) -> Iterator[Found]:
                 group=f"{entity}:{place(context, node.module, node)}",
                 severity=severity,
             )
+
+
+def _measured(context: Context, node: Node) -> bool:
+    """Whether a power is only summed over: the x² of a norm is no activation."""
+    readers = {name(reader) for reader in context.consumers.get(node.outputs[0] or 0, ()) if reader.phase != "backward"}
+    return name(node) in ("pow", "square", "mul") and readers - {"detach"} in ({"mean"}, {"sum"}, {"mean", "sum"})
 
 
 def _called(context: Context, found: Written) -> str:
