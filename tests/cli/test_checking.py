@@ -137,6 +137,40 @@ def test_formats_hold_the_edits(folder, capsys, form):
         assert replacement["insertedContent"]["text"].strip() == wanted
 
 
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["check", "broken.py:Net"], "broken.py"),
+        (["check", "broken.py", "--static"], "broken.py"),
+        (["fix", "broken.py:Net", "-i", "8x16"], "broken.py"),
+        (["check", "net.py:Linear2", "--select", "ACT1,ACT999"], "'ACT999' came"),
+        (["check", "net.py:Linear2", "--config", "code.toml"], "code.toml"),
+        (["check", "net.py:Linear2", "--config", "key.toml"], "'selects'"),
+        (["check", "net.py:Linear2", "--config", "unparsable.toml"], "unparsable.toml"),
+        (["check", "net.py:Linear2", "--baseline", "corrupt.json"], "corrupt.json"),
+        (["check", "net.py:Linear2", "--baseline", "missing.json"], "missing.json"),
+        (["check", "net.py:Hang", "--timeout", "1"], "within 1 s"),
+        (["check", "net.py:Missing"], "Missing"),
+    ],
+)
+def test_bad_input_is_told_with_its_place_and_writes_nothing(folder, capsys, arguments, said):
+    files = {
+        "broken.py": "class Net(:\n",
+        "code.toml": "[tool.initio]\nignore = ['NOPE1']\n",
+        "key.toml": "[tool.initio]\nselects = ['ACT']\n",
+        "unparsable.toml": "[tool.initio\n",
+        "corrupt.json": '{"schema": "initio.baseline/1", "findings": [',
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert status(arguments) == 2
+    told = capsys.readouterr()
+    assert said in " ".join(told.err.split())
+    assert "Traceback" not in told.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
 NOTES = """
 from torch import nn
 
