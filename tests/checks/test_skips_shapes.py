@@ -248,6 +248,12 @@ SILENT = {
     "cropped skip of valid convolutions": (
         net(valid_unet, down=conv(3, 4, 3), inner=conv(4, 4, 3), out=conv(8, 2, 1)), "2x3x14x14"
     ),
+    "even kernels, the first one padded": (
+        net(lambda m, x: x + m.b(m.a(x).tanh()), a=conv(3, 8, 2, padding=1), b=conv(8, 3, 2)), "4x3x8x8"
+    ),
+    "padded before, and a projected skip": (
+        net(lambda m, x: m.c(x) + m.b(F.pad(x, (1, 1, 1, 1))).tanh(), b=conv(3, 8, 3), c=conv(3, 8, 1)), "4x3x8x8"
+    ),
     "stem without padding": (
         net(lambda m, x: (y := m.a(x).relu()) + m.b(y).tanh(), a=conv(3, 8, 3), b=conv(8, 8, 3, padding=1)), "4x3x8x8"
     ),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from initio.checks.affine import NORMS, PLAIN, Affine, affines, place
 from initio.checks.framework import Context, Found, check
-from initio.checks.graph import DROPOUT, VIEWS, name, reached
+from initio.checks.graph import DROPOUT, VIEWS, behind, name, reached
 from initio.core.finding import Fix, Severity
 from initio.core.record import Node
 
@@ -118,7 +118,7 @@ def _merge(context: Context, layer: Affine) -> tuple[str, str] | None:
             if node.phase == "backward" or name(node) in CROPS:
                 continue
             others = [v for v in node.inputs if v in context.carrying and v not in own]
-            if name(node) in MERGES and others:
+            if name(node) in MERGES and others and _lost(context, layer, node, others[0]):
                 return ("cat" if name(node) == "cat" else "add"), f"{node.function or name(node)}{_line(node)}"
             if _keeps(node, rank):
                 waiting += [out for out in node.outputs if out is not None and len(context.record.values[out].shape) >= rank - 1]
@@ -129,6 +129,14 @@ def _merge(context: Context, layer: Affine) -> tuple[str, str] | None:
         if len({shape[2:] for shape in clashing}) > 1 and clashing & ends and same_block:
             return "crash", f"{crash.op.split('.')[1]} (line {crash.source.line})" if crash.source else crash.op
     return None
+
+
+def _lost(context: Context, layer: Affine, node: Node, other: int) -> bool:
+    """Whether the merged map is smaller than that from which both branches came: what was padded before may be cut off again."""
+    shared = behind(context, layer.entering) & behind(context, other) & context.carrying
+    fork = context.record.values[max(shared)].shape if shared else ()
+    merged = context.record.values[node.outputs[0] or 0].shape
+    return len(fork) != len(merged) or math.prod(fork[2:]) > math.prod(merged[2:])
 
 
 def _keeps(node: Node, rank: int) -> bool:
