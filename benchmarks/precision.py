@@ -138,6 +138,8 @@ def worker(name: str, sink: Any) -> None:
 
 def page(found: dict[str, dict[str, Any]], names: Iterable[str]) -> str:
     """The page from the results that exist."""
+    import published
+
     chosen = [found[name] for name in names if name in found]
     good = [result for result in chosen if "error" not in result]
     libraries = Counter(result["name"].split(":")[0] for result in good)
@@ -147,7 +149,7 @@ def page(found: dict[str, dict[str, Any]], names: Iterable[str]) -> str:
         "# Precision",
         "",
         "All checks, those on predicted moments included, on a training step of published models under their authors' initialisation;",
-        "what is right about a finding here is said beside it. `python benchmarks/precision.py` writes this page.",
+        "a finding that stands has its reason beside it. `python benchmarks/precision.py` writes this page.",
         "",
         f"{len(good)} models ({', '.join(f'{count} of {library}' for library, count in libraries.items())}): "
         f"{sum(f['severity'] == 'error' for _, f in gating)} errors and {sum(f['severity'] == 'warning' for _, f in gating)} warnings "
@@ -155,13 +157,14 @@ def page(found: dict[str, dict[str, Any]], names: Iterable[str]) -> str:
         "",
         "## Errors and warnings",
         "",
-        "| model | code | module | says |",
-        "|---|---|---|---|",
+        "| model | code | module | says | it stands because |",
+        "|---|---|---|---|---|",
     ]
     for name, finding in gating:
         more = f" (and {finding['also']} more)" if finding["also"] else ""
         said = finding["message"].replace("|", "/").replace("\n", " ")
-        lines.append(f"| {name} | {finding['code']} | `{finding['module'] or '(model)'}`{more} | {said} |")
+        why = published.REASONS.get((name, finding["code"]), "")
+        lines.append(f"| {name} | {finding['code']} | `{finding['module'] or '(model)'}`{more} | {said} | {why} |")
     counted: dict[str, list[str]] = {}
     for result in good:
         for finding in result["findings"]:

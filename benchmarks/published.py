@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["NAMES", "built"]
+__all__ = ["NAMES", "REASONS", "built"]
 
 TORCHVISION = """
 alexnet convnext_tiny convnext_small convnext_base convnext_large densenet121 densenet161 densenet169 densenet201
@@ -87,6 +87,11 @@ EXTRA: dict[str, dict[str, Any]] = {
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
 }
 """What the small configuration of one model type changes beside or otherwise."""
+
+REASONS: dict[tuple[str, str], str] = {
+    ("hf:prophetnet", "BAT102"): "true: the predicting streams attend to later positions, and a changed token changes earlier scores",
+}
+"""(model, code) → why the finding stands."""
 
 INPUTS: dict[str, Any] = {
     "wav2vec2": {"input_values": "2x8000"},

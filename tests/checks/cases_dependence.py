@@ -71,6 +71,30 @@ class Similarities(nn.Module):
         return z @ z.t()
 
 
+@near("BAT101", "6x16")
+class Contrastive(nn.Module):
+    """The other samples are the negatives of each."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 8))
+
+    def forward(self, x):
+        z = F.normalize(self.body(x), dim=-1)
+        return (z @ z.t() / 0.1).masked_fill(torch.eye(6, dtype=torch.bool), float("-inf")).log_softmax(-1)
+
+
+@fault("BAT101", "6x16")
+class AttentionOverTheBatch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(16, 48)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return F.scaled_dot_product_attention(q, k, v)
+
+
 @near("BAT101", "4x6x16")
 class LoopOverSamples(nn.Module):
     def __init__(self):

@@ -273,6 +273,10 @@ SILENT = {
     ),
     "learned temperature": (Temperature, "2x8x64"),
     "cosine attention": (net(cosine, qkv=linear(64, 192), out=linear(64, 64)), "2x8x64"),
+    "unscaled attention over a map": (
+        net(lambda m, x: x + (m.q(x).flatten(2).mT @ m.k(x.tanh()).flatten(2)).softmax(-1).sum(1).view(2, 1, 4, 4),
+            q=conv(64, 64, 1), k=conv(64, 64, 1)), "2x64x4x4"
+    ),
     "scale 1/d on purpose": (fused(scale=1 / 16), "2x8x64"),
     "attention weights that are returned": (net(returning, qkv=linear(64, 192), out=linear(64, 64)), "2x8x64"),
     "distances of all pairs with a guard": (

@@ -102,6 +102,8 @@ def _said(context: Context, each: Attention) -> str | None:
     widths = {each.query.inputs, each.query.outputs} if each.query is not None else set[int]()
     if any(width > d and _near(scale, width**-0.5) for width in widths):
         return "by the width of the model rather than that of a head"
+    if each.query is not None and each.query.kind == "convolution":
+        return None  # attention over a map is unscaled by convention (Wang, Girshick, Gupta and He 2018, embedded Gaussian)
     std = context.analysis.of(each.logits).std
     return "so not at all" if _near(scale, 1.0) and std > LARGE else None
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from initio.checks.framework import Context, Found, check
-from initio.checks.graph import behind, name
+from initio.checks.graph import behind, name, reached
 from initio.checks.reach import Reach, along, trace
 from initio.core.analysis import Analysis
 from initio.core.record import Node, Record
+
+PRODUCTS = frozenset({"mm", "bmm", "addmm", "baddbmm", "convolution"})
 
 
 @check("BAT101", "batch-mixing", "error")
@@ -74,9 +76,9 @@ def batch_mixing(context: Context) -> Iterator[Found]:
         return
     output, state, states = mixed
     node = _cause(Context(Analysis.build(record, {})), output, states)
-    if node is None:
-        return
     n = int(state.hi.max()) + 1
+    if node is None or _compares(record, node, n):
+        return
     low, high = int(state.lo.min()), int(state.hi.max())
     yield Found(
         message=f"{name(node)} mixes samples: the output for sample 0 depends on others of samples {low} to {high} of a batch of {n}.",
@@ -148,6 +150,14 @@ def _cause(context: Context, output: int, states: Mapping[int, Reach | None]) ->
             if scrambled or (joined and not any(_joins(s) for s in before)):
                 return node
     return None
+
+
+def _compares(record: Record, node: Node, size: int) -> bool:
+    """Whether a matrix compares every sample with every other and no product follows, as a contrastive loss wants it."""
+    if name(node) != "mm" or record.values[node.outputs[0] or 0].shape != (size, size):
+        return False
+    after = reached(record, [node.outputs[0] or 0])
+    return not any(n.phase != "backward" and name(n) in PRODUCTS and not after.isdisjoint(n.inputs) for n in record.nodes if n is not node)
 
 
 def _joins(state: Reach) -> bool:
