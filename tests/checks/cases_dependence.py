@@ -238,6 +238,39 @@ def pooled_pairs():
     return Hourglass(0)
 
 
+@fault("BAT102", "2x10:int(30)")
+class OnlyMaskOneOff(nn.Module):
+    """The one attention of the model: triu(2) where triu(1) was meant."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.attention, self.head = nn.Embedding(30, 16), Attention(triangle(10, 1)), nn.Linear(16, 30)
+
+    def forward(self, ids):
+        return self.head(self.attention(self.embed(ids)))
+
+
+@fault("BAT102", "2x10:int(30)")
+class NormOverTime(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.attention = nn.Embedding(30, 16), nn.MultiheadAttention(16, 2, batch_first=True)
+        self.norm, self.head = nn.InstanceNorm1d(16), nn.Linear(16, 30)
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        mask = nn.Transformer.generate_square_subsequent_mask(10)
+        x = x + self.attention(x, x, x, attn_mask=mask, need_weights=False, is_causal=True)[0]
+        return self.head(self.norm(x.mT).mT)
+
+
+@near("BAT102", "2x10x16")
+def local_windows():
+    """One position to either side: no model of the next position."""
+    band = triangle(10, 1) & triangle(10, 1).mT
+    return nn.Sequential(Attention(band), Attention(band), nn.Linear(16, 5))
+
+
 @near("BAT102", "2x10:int(30)")
 def delayed_pairs():
     return Hourglass(1)

@@ -226,7 +226,8 @@ def _causal(node: Node, states: Mapping[int, Reach | None], healed: Mapping[int,
     own = healed.get(node.outputs[0] or -1)
     if own is None or not _lower(node, states, n):
         return False
-    return own.varying == [own.hi.ndim - 2] and bool((own.hi.reshape(-1) >= np.arange(n)).all()) and bool((own.lo < own.hi).any())
+    looks = bool((own.lo < own.hi).any()) or _one_off(node, states, n)
+    return own.varying == [own.hi.ndim - 2] and bool((own.hi.reshape(-1) >= np.arange(n)).all()) and looks
 
 
 def _closed(node: Node, states: Mapping[int, Reach | None]) -> Mask | None:
@@ -238,6 +239,12 @@ def _closed(node: Node, states: Mapping[int, Reach | None]) -> Mask | None:
 def _lower(node: Node, states: Mapping[int, Reach | None], n: int) -> bool:
     closed = _closed(node, states)
     return closed is not None and _triangular(closed, n)
+
+
+def _one_off(node: Node, states: Mapping[int, Reach | None], n: int) -> bool:
+    """Whether all of the past is open, and one or two positions after it."""
+    closed = _closed(node, states)
+    return closed is not None and any(bool((closed == ~np.tril(np.ones((n, n), bool), k)).all()) for k in (1, 2))
 
 
 def _mirrored(node: Node, states: Mapping[int, Reach | None], n: int) -> bool:

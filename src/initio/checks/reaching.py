@@ -211,8 +211,10 @@ def group_norm(t: Tracer, node: Node) -> Reach:
 
 @rule("native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "batch_norm_elemt")
 def batch_norm(t: Tracer, node: Node) -> Reach:
-    """In evaluation entry by entry; its statistics in training are its purpose."""
+    """In evaluation entry by entry; its statistics in training are its purpose. An instance norm is over the positions in either mode."""
     here = t.state(node.args[0])
+    if node.function == "instance_norm" and bool(node.args[5]):
+        return union(here, [axis for axis in range(here.lo.ndim) if axis != 1])
     return Reach(here.lo, here.hi)
 
 
