@@ -426,6 +426,9 @@ def add(x: Moments, y: Moments, a: float = 1.0, b: float = 1.0) -> Moments | Unk
     value = scalar_value(x)
     if value is not None and _covers(y, x):
         return scale(y, b, a * value)
+    for one, other, factor in ((x, y, a), (y, x, b)):
+        if not np.any(other.gram) and _covers(one, other):  # a branch that is exactly zero leaves the law of the other as it is
+            return replace(scale(one, factor), sources=x.sources | y.sources)
     x, y = broadcast(x, y)
     cross = joint(x, y)
     if cross is None:

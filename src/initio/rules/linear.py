@@ -433,24 +433,28 @@ def convolution_backward(
     large, small = (grad, x) if transposed else (x, grad)
     taps = [window_taps(large.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i], small.shape[2 + i]) for i in range(n)]
     dx: Moments | Unknown | None = None
-    through, onto = gains(grad)
+    through, onto, left = gains(grad, w.total_second)
     noted, grad = grad, without_radial_sums(grad)
     if mask[0]:
         dx = convolve(grad, w, taps, groups, False) if transposed else convolve(grad, w, [t.transposed() for t in taps], groups, True)
         if isinstance(dx, Moments):
             dx = _times(dx, through)
             channels, count = _fan(w, taps, groups, transposed)
-            radial(dx, noted, x, channels, count)
+            radial(dx, noted, x, channels, count, grad.shape[1] // groups)
     dw = _weight_gradient(small, large, taps, groups) if mask[1] else None
     if isinstance(dw, Moments):
-        dw = _times(dw, onto)
+        dw = _times(dw, onto, left)
     db = total(grad, [0, *range(2, 2 + n)]) if mask[2] else None
     return dx, dw, db
 
 
-def _times(x: Moments, second: float) -> Moments:
-    """x, zero in mean, with its second moments multiplied."""
-    return x if second == 1.0 else Moments.gaussian(x.axes, x.dims, x.mean, second * x.gram, x.sources, odd=x.odd, claim=x.claim)
+def _times(x: Moments, second: float, added: float = 0.0) -> Moments:
+    """x, zero in mean, with its second moments multiplied, and `added` to those of single entries."""
+    if second == 1.0 and added == 0.0:
+        return x
+    gram = second * x.gram
+    gram[tuple(a.diagonal for a in x.axes)] += added
+    return Moments.gaussian(x.axes, x.dims, x.mean, gram, x.sources, odd=x.odd, claim=x.claim)
 
 
 def _weight_gradient(small: Moments, large: Moments, taps: Sequence[Taps], groups: int) -> Moments | Unknown:

@@ -17,7 +17,7 @@ from initio.core.overlap import marked, overlap_of
 from initio.core.pairs import refitted
 from initio.core.scalar import IDENTITY
 from initio.core.spectrum import self_normalised
-from initio.rules.scale_free import divided_by_own_scale, fan_in, orthogonal, scale_cancels, without_radial
+from initio.rules.scale_free import divided_by_own_scale, fan_in, left_by_eps, orthogonal, scale_cancels, without_radial
 from initio.rules.structure import times
 from initio.rules.table import Result, context, rule
 
@@ -260,14 +260,15 @@ def batch_norm(x: Moments, w: Moments | None, b: Moments | None, rm: Moments | N
     over = [i for d in range(len(x.dims)) if d != 1 for i in x.span(d)]
     xhat, deviation = normalise(x, over, eps)
     fan = fan_in(x)
-    through = 1.0
+    through, kept = 1.0, 0.0
     if np.isfinite(fan):
-        share = _mean_share(xhat, over)
-        through = scale_cancels(share, fan)
-        deviation = deviation * through**0.5
+        share, normal = _mean_share(xhat, over), min(xhat.total_second, 1.0)
+        through = scale_cancels(share, fan) ** normal  # of σ² + ε, the scatter of σ² moves the share E x̂²
+        deviation = deviation * through ** (0.5 * normal)
+        kept = left_by_eps(normal, share, fan)
     y = _affine(xhat, w, b, [1], len(x.dims))
     mean, inverse = _saved(x, xhat, deviation, over, [d for d in range(len(x.dims)) if d != 1], False)
-    inverse.extra.update(fan=fan, through=through)
+    inverse.extra.update(fan=fan, through=through, kept=kept)
     return y, mean, inverse
 
 
@@ -334,8 +335,10 @@ def batch_norm_backward(
         flat = scale(summed, gain) if gain is not None else None
         dx = g if isinstance(g, Unknown) else _project(g, inverse, product=product, summed=flat)
         if isinstance(dx, Moments):
-            divided_by_own_scale(dx, inverse.extra["fan"], inverse.extra["through"])
-            orthogonal(dx, xhat)
+            sums = 0.0 if isinstance(t, Unknown) else total(t, rest).total_second * (1.0 if w is None else w.total_second)
+            kept = sums * inverse.extra["kept"]  # E (Σ y dx)², y = σ x̂
+            divided_by_own_scale(dx, inverse.extra["fan"], inverse.extra["through"], kept)
+            orthogonal(dx, xhat, kept * float(np.mean(inverse.extra["deviation"] ** -2.0)))
         return (
             dx if mask[0] else None,
             t if isinstance(t, Unknown) else _cancelled(total(t, rest)),

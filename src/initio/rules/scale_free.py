@@ -5,13 +5,19 @@
 With y_o = w_o · x, σ_o² = Var y_o and δ_o the cotangent behind the norm: Σ δ_o = Σ y_o δ_o = 0 over samples and positions. Hence
 w_o · dw_o = 0; the cotangent dx of the input has Σ_c Σ x_c dx_c = 0 over the channels of a group (Euler's theorem); and the scale of
 w_o cancels in w_o / σ_o. The effects are of order 1/fan-in: everything for depthwise convolutions, little for wide ones.
+
+With ε in the root, ŷ = y / √(s + ε) and δ = (g − ŷ m) / √(s + ε), m = mean g ŷ: Σ y δ = N m (1 − ρ), ρ = s / (s + ε) = mean ŷ². This sum is
+w · dw and Σ x dx as well, so that E (N m (1 − ρ))² = `kept` is the square of the part along y, w or x: nothing of it is left for ε = 0, all of it
+where the variance is far below ε.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+from scipy.special import gammaincinv
 
 from initio.core.algebra import broadcast, joint, multiply, pair_expectation, swap
 from initio.core.moments import Factor, Moments, Unknown
@@ -22,6 +28,7 @@ __all__ = [
     "divided_by_own_scale",
     "fan_in",
     "gains",
+    "left_by_eps",
     "orthogonal",
     "radial",
     "remember_fan",
@@ -58,42 +65,62 @@ def scale_cancels(share: float, fan: float) -> float:
     σ² is nearly a Gamma variable of relative variance 2 τ. For y = Σ_c w_c x_c over `fan` independent x_c the inverse number of
     independent entries is τ = `share` + (1 − `share`) / fan, of which `share` is left where |w| is fixed.
     """
-    tau = min(share + (1.0 - share) / fan, 0.4)
+    tau = _scatter_of_square(share, fan)
     return (1.0 - 2.0 * tau) / (1.0 - 2.0 * min(share, tau))
 
 
-def divided_by_own_scale(dx: Moments, fan: float, through: float) -> None:
-    """Note that dx was divided by the σ of an array of the given fan-in, and has no part along that array."""
+def _scatter_of_square(share: float, fan: float) -> float:
+    return min(share + (1.0 - share) / fan, 0.4)
+
+
+def left_by_eps(normal: float, share: float, fan: float) -> float:
+    """E[(1 − ρ)²], 1 − ρ = ε / (s + ε), over the Gamma variable s of relative variance 2 τ; `normal` is E s / (E s + ε)."""
+    if normal >= 1.0 or normal <= 0.0:
+        return max(1.0 - normal, 0.0) ** 2
+    shape = 0.5 / _scatter_of_square(share, fan)
+    s = gammaincinv(shape, (np.arange(512) + 0.5) / 512) / shape
+    return float(np.mean((1.0 + normal / (1.0 - normal) * s) ** -2.0))
+
+
+def divided_by_own_scale(dx: Moments, fan: float, through: float, kept: float) -> None:
+    """Note that dx was divided by the σ of an array y of the given fan-in, and that E (Σ y dx)² = `kept` for each channel."""
     if np.isfinite(fan) and len(dx.law) == 1:
-        _memory("divided")[dx.law[0].field.id] = (fan, through)
+        _memory("divided")[dx.law[0].field.id] = (fan, through, kept)
 
 
-def gains(grad: Moments) -> tuple[float, float]:
-    """Factors on the second moments of w ∗ grad and of grad ∗ x for a noted grad: `scale_cancels`, and 1 − 1/fan as w · dw = 0."""
+def gains(grad: Moments, weight: float) -> tuple[float, float, float]:
+    """On the second moments of w ∗ grad and of grad ∗ x for a noted grad: the factors `scale_cancels` and 1 − 1/fan, and what is left of w · dw.
+
+    The part of dw along w is w (w · dw) / |w|², of second moment kept / (fan² E w²); `weight` is E w².
+    """
     noted = _noted(grad)
-    return (1.0, 1.0) if noted is None else (noted[1], 1.0 - 1.0 / noted[0])
+    if noted is None:
+        return 1.0, 1.0, 0.0
+    fan, through, kept = noted
+    return through, 1.0 - 1.0 / fan, kept / (fan * fan * weight) if weight > 0 else 0.0
 
 
-def _noted(grad: Moments) -> tuple[float, float] | None:
+def _noted(grad: Moments) -> tuple[float, float, float] | None:
     if len(grad.law) != 1 or grad.law[0].fn is not IDENTITY:
         return None
     return _memory("divided").get(grad.law[0].field.id)
 
 
-def radial(dx: Moments, grad: Moments, x: Moments, channels: float, taps: float) -> None:
-    """Note that dx = w ∗ grad has no part along x, in groups of `channels` channels with `taps` weights each.
+def radial(dx: Moments, grad: Moments, x: Moments, channels: float, taps: float, outputs: float) -> None:
+    """Note what dx = w ∗ grad has along x, in groups of `channels` channels with `taps` weights each and `outputs` outputs.
 
-    The part that a channel would have is smaller by E[a²]/E[a], a ~ Beta the share of its weights in the group's.
+    The part that a channel would have is smaller by E[a²]/E[a], a ~ Beta the share of its weights in the group's; what ε leaves to
+    the outputs of a group, a channel receives in the share a.
     """
-    share = (taps + 2.0) / (channels * taps + 2.0)
-    if _noted(grad) is not None and share > SMALL and len(dx.law) == 1:
-        _memory("radial")[dx.law[0].field.id] = (x, share)
+    share, noted = (taps + 2.0) / (channels * taps + 2.0), _noted(grad)
+    if noted is not None and share > SMALL and len(dx.law) == 1:
+        _memory("radial")[dx.law[0].field.id] = (x, share, noted[2] * outputs * share / channels)
 
 
-def orthogonal(dx: Moments, xhat: Moments) -> None:
-    """Note that dx, the cotangent behind a norm, has no part along the normalised x̂ of its channel."""
+def orthogonal(dx: Moments, xhat: Moments, kept: float) -> None:
+    """Note that dx, the cotangent behind a norm, has of the part along the normalised x̂ of its channel no more than E (Σ x̂ dx)² = `kept`."""
     if len(dx.law) == 1 and xhat.law and xhat.law[0].fn.linear is None:
-        _memory("radial")[dx.law[0].field.id] = (xhat, 1.0)
+        _memory("radial")[dx.law[0].field.id] = (xhat, 1.0, kept)
 
 
 def without_radial_sums(grad: Moments) -> Moments:
@@ -102,9 +129,9 @@ def without_radial_sums(grad: Moments) -> Moments:
     rest = [f for f in grad.law if f.field.id not in _memory("radial")]
     if len(noted) != 1 or len(rest) != 1 or noted[0][0].fn is not IDENTITY or noted[0][1][0].shape != grad.shape:
         return grad
-    h, (x, share) = noted[0]
+    h, (x, share, kept) = noted[0]
     phi = _factor(grad, rest[0])
-    return _entries(_less(grad, h, grad, phi, x, share), grad, h, phi, x, multiply(phi, x), share)
+    return _entries(_less(grad, h, grad, phi, x, share, kept), grad, h, phi, x, multiply(phi, x), share)
 
 
 def without_radial(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Moments]:
@@ -116,7 +143,7 @@ def without_radial(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Mom
     noted = [(f, _memory("radial")[f.field.id]) for f in grad.law if f.field.id in _memory("radial")]
     if isinstance(t, Unknown) or len(noted) != 1:
         return t, grad
-    h, (x, share) = noted[0]
+    h, (x, share, kept) = noted[0]
     rest = [f for f in grad.law if f is not h]
     if h.fn is not IDENTITY or x.shape != grad.shape or len(rest) > 1:
         return t, grad
@@ -125,18 +152,26 @@ def without_radial(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Mom
     if isinstance(product, Unknown):
         return t, grad
     along_x = product if x is xhat else multiply(phi, x)
-    return _less(t, h, grad, product, x, share), _entries(_less(grad, h, grad, phi, x, share), grad, h, phi, x, along_x, share)
+    flat = _less(grad, h, grad, phi, x, share, kept)
+    return _less(t, h, grad, product, x, share, kept), _entries(flat, grad, h, phi, x, along_x, share)
 
 
-def _less(t: Moments, h: Factor, grad: Moments, phi: Moments, x: Moments, share: float) -> Moments:
-    """t = h φ less its part along x."""
+def _less(t: Moments, h: Factor, grad: Moments, phi: Moments, x: Moments, share: float, kept: float) -> Moments:
+    """t = h φ less its part along x, h (φ − c x), c = E ⟨h, φ⟩⟨h, x⟩ / E ⟨h, x⟩², but for E (Σ h x)² = `kept`, which leaves E (Σ t)² = c² kept."""
     own = Moments.gaussian(grad.axes, grad.dims, np.zeros_like(grad.mean), h.field.gram, 0)
     made, phi, x, own = broadcast(t, phi, x, own)
     cross = joint(phi, x)
     if cross is None:
         return t
-    c = float((x.weights * cross[tuple(a.diagonal for a in x.axes)]).sum() / max(x.total_second, 1e-300))
+    channel, n = made.span(1), math.prod(size for d, size in enumerate(made.shape) if d != 1)
+    index: list[Any] = [a.diagonal if i in channel else slice(None) for i, a in enumerate(made.axes)]
+    pairs = np.ones(())
+    for i, a in enumerate(made.axes):
+        pairs = np.multiply.outer(pairs, a.counts if i in channel else a.pairs)
+    inside = (pairs * own.gram[tuple(index)] * x.gram[tuple(index)]).sum()
+    c = float((pairs * own.gram[tuple(index)] * cross[tuple(index)]).sum() / inside) if inside > 0 else 0.0
     removed = share * own.gram * (c * (cross + swap(x.axes, cross)) - c * c * x.gram)
+    removed[tuple(index)] -= c * c * kept / (n * n)
     return Moments.gaussian(made.axes, made.dims, made.mean, made.gram - removed, made.sources, odd=made.odd, claim=made.claim)
 
 
