@@ -89,6 +89,10 @@ EXTRA: dict[str, dict[str, Any]] = {
 """What the small configuration of one model type changes beside or otherwise."""
 
 REASONS: dict[tuple[str, str], str] = {
+    **dict.fromkeys(
+        ((f"torchvision:deeplabv3_{name}", "NRM103") for name in ("resnet50", "resnet101", "mobilenet_v3_large")),
+        "true: the dropout at the end of the pyramid feeds a convolution and its batch norm",
+    ),
     ("hf:prophetnet", "BAT102"): "true: the predicting streams attend to later positions, and a changed token changes earlier scores",
 }
 """(model, code) → why the finding stands."""
@@ -138,7 +142,7 @@ def _torchvision(name: str) -> Built:
     parts = inputs.split("x")
     if len(parts) == 5:
         return build, "2x3x16x" + ("224x224" if "mvit" in name or "swin" in name else "112x112")
-    fixed = any(word in name for word in ("vit", "swin", "inception"))
+    fixed = any(word in name for word in ("vit", "swin", "inception", "deeplab", "fcn", "lraspp"))
     return build, f"2x3x{parts[2]}x{parts[3]}" if fixed else "2x3x128x128"
 
 

@@ -85,9 +85,35 @@ def test_a_gradient_that_pooling_spreads_over_larger_maps_has_not_vanished(pools
 
 
 def test_a_norm_ends_a_chain():
-    analysis = analysed(lambda: chain(norm=True), (4, 8), lambda path: (6.0 ** -depth_of(path), 1.0))
+    """The scale of a layer before a norm means nothing; its gradient is the larger, the smaller the layer's output."""
+    analysis = analysed(lambda: chain(norm=True), (4, 8), lambda path: (6.0 ** -depth_of(path), 6.0 ** depth_of(path)))
     assert [len(run_) for run_ in segments(layers(Context(analysis)))] == [1] * 20
     assert run(analysis) == ()
+
+
+@pytest.mark.parametrize("rate, codes", [(2.0, ()), (3.0, ("GRD104",)), (0.5, ("GRD104",))])
+def test_the_growth_of_many_equal_branches_is_explained_by_their_number(rate, codes):
+    """Each sum of a skip and a branch of its size doubles the square on the way back."""
+    analysis = analysed(lambda: Joined(24), (4, 8), lambda path: (1.0, rate ** (24 - _block(path))))
+    assert tuple(f.code for f in run(analysis) if f.code == "GRD104") == codes
+
+
+def _block(path: str) -> int:
+    return int(path.split(".")[1]) if path.startswith("mixers.") else 24
+
+
+class Joined(nn.Module):
+    """A layer after every sum, so that the way back has layers to look at."""
+
+    def __init__(self, depth):
+        super().__init__()
+        self.mixers = nn.ModuleList(nn.Linear(8, 8) for _ in range(depth))
+
+    def forward(self, x):
+        for mixer in self.mixers:
+            y = mixer(x)
+            x = y + y.tanh()
+        return x
 
 
 class Residual(nn.Module):

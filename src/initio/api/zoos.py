@@ -32,7 +32,7 @@ HEADS = (
 
 
 def torchvision(name: str, kwargs: dict[str, Any]) -> Built:
-    """A torchvision model with random weights; the input of its default weights' crop."""
+    """A torchvision model with random weights; the input of its default weights' crop, or of their size where they have none."""
     models = _need("torchvision.models", "torchvision")
     if name not in models.list_models():
         raise _misnamed("torchvision", name, models.list_models())
@@ -47,7 +47,8 @@ def _torchvision_input(models: Any, name: str) -> str | None:
         return None
     size = 224
     try:
-        crop = models.get_model_weights(name).DEFAULT.transforms.keywords.get("crop_size", size)
+        given = models.get_model_weights(name).DEFAULT.transforms.keywords
+        crop = given.get("crop_size", given.get("resize_size", size))
     except (AttributeError, ValueError):
         crop = size
     height, width = (crop, crop) if isinstance(crop, int) else tuple(crop)

@@ -18,8 +18,9 @@ def vanishing_gradient(context: Context) -> Iterator[Found]:
     Follows the way that most of the signal takes, and looks at the predicted norm of the gradient that arrives at the output of every layer
     with weights on it, from the last to the first. Reported is a course that lasts at least five layers, changes the norm more than a
     thousandfold in all, and goes the same way in most of its steps. The norm, not the entries: a gradient that pooling and strides
-    spread over a larger map has smaller entries, and the weights, which sum over the map, receive as much. A skip carries the gradient
-    past such layers and is followed instead.
+    spread over a larger map has smaller entries, and the weights, which sum over the map, receive as much. Of a layer before a norm, whose
+    own scale means nothing, the gradient is taken as if its output had unit scale. A skip carries the gradient past such layers and is
+    followed instead; a factor of two in the square for every sum on that way is what its depth explains.
 
     ## Why is this bad
     The layers near the input hardly move while those near the output do (or the other way round): one learning rate cannot serve both, and
@@ -62,12 +63,17 @@ def vanishing_gradient(context: Context) -> Iterator[Found]:
     """
     way = layers(context)
     run = [layer for layer in way if layer is not None]
+    normed = [after is None for layer, after in zip(way, [*way[1:], run[-1] if run else None], strict=True) if layer is not None]
     cotangents = _cotangents(context)
     sizes = [math.prod(context.record.values[layer.value].shape) for layer in run]
     squares = [context.analysis.of_gradient(cotangents.get(layer.value)).second * size for layer, size in zip(run, sizes, strict=True)]
+    for number, layer in enumerate(run):
+        if normed[number]:  # its scale is arbitrary, and the gradient's is the inverse: that of the norm's output is meant
+            squares[number] *= context.analysis.of(layer.value).second
     course = decay(squares[::-1])
-    if course is None:
-        return
+    sums = sum(join is not None for join in layers(context, joins=True))
+    if course is None or (course.ratio > 1 and course.ratio <= 2.0**sums):
+        return  # a block whose branch is as large as its skip doubles the square: so far the depth explains it
     known = [layer for layer, square in zip(run, squares, strict=True) if square == square and square > 0]
     first, last = known[0], known[-1]
     plain = None not in way
