@@ -6,8 +6,11 @@ import math
 from collections.abc import Iterator
 
 from initio.checks.framework import Context, Found, check
-from initio.checks.spine import Layer, decay, layers
+from initio.checks.spine import WORST, Layer, decay, layers
 from initio.core.finding import Fix
+
+BEHIND_NORMS = 1e-8
+"""Ratio of squares where norms stand between: a weight before one turns by its step over its own length, which evens out a part."""
 
 
 @check("GRD104", "vanishing-gradient / exploding-gradient", "warning")
@@ -17,7 +20,8 @@ def vanishing_gradient(context: Context) -> Iterator[Found]:
     ## What it does
     Follows the way that most of the signal takes, and looks at the predicted norm of the gradient that arrives at the output of every layer
     with weights on it, from the last to the first. Reported is a course that lasts at least five layers, changes the norm more than a
-    thousandfold in all, and goes the same way in most of its steps. The norm, not the entries: a gradient that pooling and strides
+    thousandfold in all (ten-thousandfold where norms stand between, before which only the direction of a weight counts), and goes the same
+    way in most of its steps. The norm, not the entries: a gradient that pooling and strides
     spread over a larger map has smaller entries, and the weights, which sum over the map, receive as much. Of a layer before a norm, whose
     own scale means nothing, the gradient is taken as if its output had unit scale. A skip carries the gradient past such layers and is
     followed instead; a factor of two in the square for every sum on that way is what its depth explains.
@@ -70,7 +74,7 @@ def vanishing_gradient(context: Context) -> Iterator[Found]:
     for number, layer in enumerate(run):
         if normed[number]:  # its scale is arbitrary, and the gradient's is the inverse: that of the norm's output is meant
             squares[number] *= context.analysis.of(layer.value).second
-    course = decay(squares[::-1])
+    course = decay(squares[::-1], worst=WORST if None not in way else BEHIND_NORMS)
     sums = sum(join is not None for join in layers(context, joins=True))
     if course is None or (course.ratio > 1 and course.ratio <= 2.0**sums):
         return  # a block whose branch is as large as its skip doubles the square: so far the depth explains it

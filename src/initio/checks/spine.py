@@ -12,7 +12,7 @@ from typing import Literal
 from initio.checks.framework import Context
 from initio.core.record import Node
 
-__all__ = ["CONTRACTIONS", "RESETS", "Decay", "Layer", "collapse", "decay", "layers", "segments"]
+__all__ = ["CONTRACTIONS", "RESETS", "WORST", "Decay", "Layer", "collapse", "decay", "layers", "segments"]
 
 CONTRACTIONS = frozenset({"mm", "addmm", "bmm", "baddbmm", "convolution", "linear", "_convolution", "mv", "addmv", "matmul"})
 RESETS = frozenset(
