@@ -561,6 +561,8 @@ def _cross_of_sum(x: Moments, y: Moments, a: float, b: float) -> tuple[Cross, ..
             if any(c.id == m.id and c.view == m.view for m in made):
                 continue
             other_cov = _cov_with(other, c, _field_of(one, c))
+            if other_cov is None and rank == 0:
+                other_cov = _cov_with_newer(other, one, c)
             if other_cov is not None:
                 made.append(Cross(c.id, c.view, p * c.cov + q * other_cov))
     return (*made[:MANY], *(c for c in made[MANY:] if c.view.root))
@@ -587,6 +589,15 @@ def _cov_with(y: Moments, c: Cross, sources: int) -> Array | float | None:
     ):
         return 0.0  # odd in an independent zero-mean factor
     return None
+
+
+def _cov_with_newer(y: Moments, x: Moments, c: Cross) -> Array | float | None:
+    """Cov(Y, field c of X), Y = f(u), where it is the field of X that knows its covariance with u: E f′(u) of it (Stein 1981)."""
+    own = next((f.field for f in x.law if f.field.id == c.id and f.field.view == c.view), None)
+    if own is None or len(y.law) != 1:
+        return None
+    found = relation(y.law[0].field, own, y.axes)
+    return found if found is None or isinstance(found, (float, int)) else pair_values(y.axes, y.slope())[0] * found
 
 
 def odd_of_product(x: Moments, y: Moments) -> int:

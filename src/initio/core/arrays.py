@@ -60,7 +60,7 @@ class Drawer:
             labels = np.ix_(*[a.label_array()[:n] for a, n in zip(x.axes, shape, strict=True)]) if shape else ()
             return np.asarray(x.mean[labels]).reshape(dims)
         out: Array = np.ones(shape)
-        x = x.with_law()
+        x = x.plain().with_law()
         for f in x.law:
             out = out * f.fn(self._field(f.field, x.axes, shape))
         return out.reshape(dims)

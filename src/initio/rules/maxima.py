@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from initio.core.algebra import same_axes
+from initio.core.algebra import broadcast, pair_expectation, same_axes
 from initio.core.axes import LAGS, Array, Axis, Taps, axis, axis_map
 from initio.core.extremes import max_pair
 from initio.core.gaussian import expect, expect2
@@ -121,6 +121,39 @@ def _exchangeable(x: Moments, taps: Sequence[Taps]) -> _Exchangeable:
     return _Exchangeable(f.fn, x, others, outs, mean, near, far, between)
 
 
+def _gated(x: Moments, n: int) -> tuple[Moments, tuple[Factor, ...]]:
+    """x without the factors of its law that are not negative and the same at all positions (the last n dimensions), and those factors."""
+    positions = [i for d in range(len(x.dims) - n, len(x.dims)) for i in x.span(d)]
+    gate = tuple(f for f in x.law if all(f.field.view.strides[i] == 0 for i in positions) and _not_negative(f, x))
+    rest = [f for f in x.law if all(f is not g for g in gate)]
+    if not gate or len(rest) != 1:
+        return x, ()
+    f = rest[0]
+    var = np.maximum(f.field.gram[tuple(a.diagonal for a in x.axes)] - f.field.mean**2, 0.0)
+    return Moments(
+        x.axes, x.dims, np.asarray(expect(f.fn, f.field.mean, var)), pair_expectation(f.fn, f.field, x.axes), (f,), x.sources, 0, x.claim
+    ), gate
+
+
+def _not_negative(f: Factor, x: Moments) -> bool:
+    var = np.maximum(f.field.gram[tuple(a.diagonal for a in x.axes)] - f.field.mean**2, 0.0)
+    return bool(np.all(f.fn(f.field.mean[..., None] + np.sqrt(var)[..., None] * np.linspace(-7.0, 7.0, 57)) >= 0.0))
+
+
+def _times_gate(y: Moments, gate: Sequence[Factor], x: Moments, n: int) -> Moments:
+    """y, the maxima of x over the last n dimensions, times factors that do not vary over them."""
+    for f in gate:
+        var = np.maximum(f.field.gram[tuple(a.diagonal for a in x.axes)] - f.field.mean**2, 0.0)
+        mean = np.asarray(expect(f.fn, f.field.mean, var))
+        g = Moments(x.axes, x.dims, mean, pair_expectation(f.fn, f.field, x.axes), (f,), f.field.sources)
+        for d in range(len(x.dims) - n, len(x.dims)):
+            g = g.select(d, 0)
+            g = replace(g, dims=(*g.dims[:d], 0, *g.dims[d:]))
+        y, g = broadcast(y.with_law(), g)
+        y = Moments(y.axes, y.dims, y.mean * g.mean, y.gram * g.gram, (*y.law, *g.law), y.sources | g.sources, 0, y.claim)
+    return y
+
+
 def _outer(vectors: Sequence[Array]) -> Array:
     out: Array = np.ones(())
     for v in vectors:
@@ -178,7 +211,13 @@ def _beside(x: Moments, n: int) -> bool:
 
 
 def maximum(x: Moments, taps: Sequence[Taps]) -> Moments:
-    """f(max u) over windows: windows apart share W only; those that overlap, or lie at the same place, covary in their own parts too."""
+    """f(max u) over windows: windows apart share W only; those that overlap, or lie at the same place, covary in their own parts too.
+
+    A factor that is not negative and the same all over a window, such as a gate of the channel, comes out of the maximum.
+    """
+    x, gate = _gated(x, len(taps))
+    if gate:
+        return _times_gate(maximum(x, taps), gate, x, len(taps))
     e = _exchangeable(x, taps)
     outs = e.outs
     tables = [overlap_counts(t, a) for t, a in zip(taps, outs, strict=True)]
@@ -266,6 +305,7 @@ def placed_at_maxima(grad: Moments, x: Moments, taps: Sequence[Taps]) -> Moments
     positions and has the second moment E[g²] (p − p²)(u). Both are kept as terms, for functions of the same u to come.
     """
     n = len(taps)
+    x = _gated(x, n)[0]
     lead = len(x.dims) - n
     g = replace(grad, law=(), extra={})
     x = _exchangeable(x, taps).x

@@ -17,7 +17,7 @@ from initio.core.overlap import marked, overlap_of
 from initio.core.pairs import refitted
 from initio.core.scalar import IDENTITY
 from initio.core.spectrum import self_normalised
-from initio.rules.scale_free import divided_by_own_scale, fan_in, left_by_eps, orthogonal, scale_cancels, without_radial
+from initio.rules.scale_free import divided_by_own_scale, fan_in, orthogonal, own_scale, without_radial
 from initio.rules.structure import times
 from initio.rules.table import Result, context, rule
 
@@ -76,7 +76,7 @@ def _normalised(x: Moments, over: Sequence[int], eps: float, centre: bool) -> tu
     cross = tuple(
         Cross(c.id, c.view, centred(c.cov, x.axes, over if centre else ()) / u)
         for k, c in enumerate(x.field_covariances())
-        if c.view.root or (k == 0 and len(x.law) == 1)
+        if c.view.root or (k < NEAREST and len(x.law) == 1)
     )
     made = Moments.gaussian(x.axes, x.dims, mean / deviation, normal, x.sources, odd=x.odd, claim=worst(x.claim, "rule"), cross=cross)
     factor = refitted(x, made.mean, normal)
@@ -129,6 +129,8 @@ def _self_normalised(gram: Array, normal: Array, axes: Sequence[Axis], eps: floa
     return normal * np.divide(made, together, out=np.ones_like(made), where=together != 0)[pick], inverse
 
 
+NEAREST = 8
+"""Most fields that an array was made of whose covariance with its normalised values is kept."""
 FEW = 0.002
 """Inverse number of independent entries from which on the scatter of their mean square is followed."""
 
@@ -260,15 +262,13 @@ def batch_norm(x: Moments, w: Moments | None, b: Moments | None, rm: Moments | N
     over = [i for d in range(len(x.dims)) if d != 1 for i in x.span(d)]
     xhat, deviation = normalise(x, over, eps)
     fan = fan_in(x)
-    through, kept = 1.0, 0.0
+    through, kept, within = 1.0, 0.0, 0.0
     if np.isfinite(fan):
-        share, normal = _mean_share(xhat, over), min(xhat.total_second, 1.0)
-        through = scale_cancels(share, fan) ** normal  # of σ² + ε, the scatter of σ² moves the share E x̂²
-        deviation = deviation * through ** (0.5 * normal)
-        kept = left_by_eps(normal, share, fan)
+        fixed, through, kept, within = own_scale(_mean_share(xhat, over), fan, min(xhat.total_second, 1.0))
+        deviation = deviation * fixed**0.5
     y = _affine(xhat, w, b, [1], len(x.dims))
     mean, inverse = _saved(x, xhat, deviation, over, [d for d in range(len(x.dims)) if d != 1], False)
-    inverse.extra.update(fan=fan, through=through, kept=kept)
+    inverse.extra.update(fan=fan, through=through, kept=kept, within=within)
     return y, mean, inverse
 
 
@@ -314,39 +314,64 @@ def batch_norm_backward(
     eps: float,
     mask: Sequence[bool],
 ) -> Result:
-    """Cotangents of input, weight and bias."""
-    rest = [d for d in range(len(grad.dims)) if d != 1]
+    """Cotangents of input, weight and bias.
+
+    They are linear in the cotangent: of norms of one array that receive multiples of one cotangent, as parallel branches do, they are
+    multiples of the same three arrays.
+    """
     if not training:
-        variance, centre = (None if rv is None else scalar_value(rv)), (None if rm is None else scalar_value(rm))
-        if variance is None or centre is None:
-            return Unknown("running statistics that differ from channel to channel"), None, None
-        xhat = scale(x, (variance + eps) ** -0.5, -centre * (variance + eps) ** -0.5)
-        g = _affine(grad, w, None, [1], len(grad.dims))
-        dx = g if isinstance(g, Unknown) else scale(g, (variance + eps) ** -0.5)
-    else:
-        if inverse is None or "normalised" not in inverse.extra:
-            return Unknown("the forward pass of this batch norm is not known"), None, None
-        xhat: Moments = inverse.extra["normalised"]
-        g = _affine(grad, w, None, [1], len(grad.dims))
-        t, summed = without_radial(grad, xhat)
-        t = times(grad, xhat) if isinstance(t, Unknown) else t
-        gain = 1.0 if w is None else scalar_value(w)
-        product = scale(t, gain) if gain is not None and isinstance(t, Moments) else None
-        flat = scale(summed, gain) if gain is not None else None
-        dx = g if isinstance(g, Unknown) else _project(g, inverse, product=product, summed=flat)
-        if isinstance(dx, Moments):
-            sums = 0.0 if isinstance(t, Unknown) else total(t, rest).total_second * (1.0 if w is None else w.total_second)
-            kept = sums * inverse.extra["kept"]  # E (Σ y dx)², y = σ x̂
-            divided_by_own_scale(dx, inverse.extra["fan"], inverse.extra["through"], kept)
-            orthogonal(dx, xhat, kept * float(np.mean(inverse.extra["deviation"] ** -2.0)))
-        return (
-            dx if mask[0] else None,
-            t if isinstance(t, Unknown) else _cancelled(total(t, rest)),
-            _cancelled(total(summed, rest)) if mask[2] else None,
-        )
+        return _with_running_backward(grad, x, w, rm, rv, eps, mask)
+    if inverse is None or "normalised" not in inverse.extra:
+        return Unknown("the forward pass of this batch norm is not known"), None, None
+    xhat: Moments = inverse.extra["normalised"]
+    gain = 1.0 if w is None else scalar_value(w)
+    line = grad.law[0].fn.linear if len(grad.law) == 1 and not grad.terms else None
+    if gain is None or line is None or line[0] == 0.0 or line[1] != 0.0 or not xhat.law:
+        return _cotangents(grad, w, inverse, mask)
+    f, g = xhat.law[0], grad.law[0].field
+    key = (g.id, g.view, grad.axes, f.field.id, f.fn, gain)
+    known: Any = context().uses
+    known = known.setdefault("cotangents of norms", {})
+    if key not in known:
+        known[key] = _cotangents(replace(scale(grad, 1.0 / line[0]), law=(Factor(IDENTITY, g),)), w, inverse, mask)
+    return tuple(scale(made, line[0]) if isinstance(made, Moments) else made for made in known[key])
+
+
+def _with_running_backward(
+    grad: Moments, x: Moments, w: Moments | None, rm: Moments | None, rv: Moments | None, eps: float, mask: Sequence[bool]
+) -> Result:
+    rest = [d for d in range(len(grad.dims)) if d != 1]
+    variance, centre = (None if rv is None else scalar_value(rv)), (None if rm is None else scalar_value(rm))
+    if variance is None or centre is None:
+        return Unknown("running statistics that differ from channel to channel"), None, None
+    xhat = scale(x, (variance + eps) ** -0.5, -centre * (variance + eps) ** -0.5)
+    g = _affine(grad, w, None, [1], len(grad.dims))
+    dx = g if isinstance(g, Unknown) else scale(g, (variance + eps) ** -0.5)
     t = multiply(grad, xhat)
     dw = t if isinstance(t, Unknown) else total(t, rest)
     return dx if mask[0] else None, dw if mask[1] else None, total(grad, rest) if mask[2] else None
+
+
+def _cotangents(grad: Moments, w: Moments | None, inverse: Moments, mask: Sequence[bool]) -> tuple[Moments | Unknown | None, ...]:
+    rest = [d for d in range(len(grad.dims)) if d != 1]
+    xhat: Moments = inverse.extra["normalised"]
+    g = _affine(grad, w, None, [1], len(grad.dims))
+    t, summed = without_radial(grad, xhat)
+    t = times(grad, xhat) if isinstance(t, Unknown) else t
+    gain = 1.0 if w is None else scalar_value(w)
+    product = scale(t, gain) if gain is not None and isinstance(t, Moments) else None
+    flat = scale(summed, gain) if gain is not None else None
+    dx = g if isinstance(g, Unknown) else _project(g, inverse, product=product, summed=flat)
+    if isinstance(dx, Moments):
+        sums = 0.0 if isinstance(t, Unknown) else total(t, rest).total_second * (1.0 if w is None else w.total_second)
+        kept = sums * inverse.extra["kept"]  # E (Σ y dx)², y = σ x̂
+        divided_by_own_scale(dx, inverse.extra["fan"], inverse.extra["through"], kept, sums * inverse.extra["within"])
+        orthogonal(dx, xhat, kept * float(np.mean(inverse.extra["deviation"] ** -2.0)))
+    return (
+        dx if mask[0] else None,
+        t if isinstance(t, Unknown) else _cancelled(total(t, rest)),
+        _cancelled(total(summed, rest)) if mask[2] else None,
+    )
 
 
 def _cancelled(x: Moments) -> Moments:

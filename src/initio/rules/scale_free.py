@@ -14,25 +14,24 @@ where the variance is far below ε.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.special import gammaincinv
 
 from initio.core.algebra import broadcast, joint, multiply, pair_expectation, swap
+from initio.core.axes import Array
 from initio.core.moments import Factor, Moments, Unknown
-from initio.core.scalar import IDENTITY
 from initio.rules.table import context
 
 __all__ = [
     "divided_by_own_scale",
     "fan_in",
     "gains",
-    "left_by_eps",
     "orthogonal",
+    "own_scale",
     "radial",
     "remember_fan",
-    "scale_cancels",
     "without_radial",
     "without_radial_sums",
 ]
@@ -59,51 +58,63 @@ def fan_in(y: Moments) -> float:
     return _memory("fan").get(y.law[0].field.id, np.inf)
 
 
-def scale_cancels(share: float, fan: float) -> float:
-    """E[|w|²/σ²] / (E|w|² E[1/σ²]): the part of the scatter of σ² that is the scatter of |w|² does not reach w/σ.
+def own_scale(share: float, fan: float, normal: float) -> tuple[float, float, float, float]:
+    """What the scatter of |w|² from filter to filter does to a norm of y = Σ_c w_c x_c over `fan` independent x_c.
 
-    σ² is nearly a Gamma variable of relative variance 2 τ. For y = Σ_c w_c x_c over `fan` independent x_c the inverse number of
-    independent entries is τ = `share` + (1 − `share`) / fan, of which `share` is left where |w| is fixed.
+    s = |w|² t: |w|² / E|w|² is a χ² variable of `fan` degrees of freedom over their number, t a Gamma variable of relative variance
+    2 · `share`, the inverse number of independent entries; `normal` is E s / (E s + ε). Returned are E[1/(s + ε)] where |w| is fixed, in
+    units of what it is, E[|w|²/(s + ε)] in units of E|w|² E[1/(s + ε)], and, as m = mean g ŷ goes with √ρ, E[ρ (1 − ρ)²] / E ρ and E[ρ (1 − ρ)² / |w|²] E|w|² / E ρ.
     """
-    tau = _scatter_of_square(share, fan)
-    return (1.0 - 2.0 * tau) / (1.0 - 2.0 * min(share, tau))
+    n = min(normal / max(1.0 - normal, 1e-12), 1e12)
+    (t, weight), (g, density) = _gamma(round(max(0.5 / max(share, 1e-6), 1.0), 6)), _gamma(0.5 * fan)
+    inverse = 1.0 / (1.0 + n * np.multiply.outer(t, g))
+    total = float(weight @ inverse @ density)
+    left = (1.0 - inverse) * inverse**2 / max(1.0 - total, 1e-300)
+    return (
+        float(weight @ (1.0 / (1.0 + n * t))) / total,
+        float(weight @ inverse @ (density * g)) / total,
+        float(weight @ left @ density),
+        float(weight @ left @ (density / g)),
+    )
 
 
-def _scatter_of_square(share: float, fan: float) -> float:
-    return min(share + (1.0 - share) / fan, 0.4)
+@lru_cache(maxsize=1024)
+def _gamma(shape: float) -> tuple[Array, Array]:
+    """Nodes and weights for a Gamma variable of the given shape and mean 1: the trapezoidal rule for its logarithm."""
+    low, high = (30.0 / shape, np.log1p(60.0 / shape)) if shape < 6.25 else (12.0 / shape**0.5, 12.0 / shape**0.5)
+    y = np.linspace(-low, high, 241)
+    density = np.exp(shape * (y - np.expm1(y)))
+    return np.exp(y), density / density.sum()
 
 
-def left_by_eps(normal: float, share: float, fan: float) -> float:
-    """E[(1 − ρ)²], 1 − ρ = ε / (s + ε), over the Gamma variable s of relative variance 2 τ; `normal` is E s / (E s + ε)."""
-    if normal >= 1.0 or normal <= 0.0:
-        return max(1.0 - normal, 0.0) ** 2
-    shape = 0.5 / _scatter_of_square(share, fan)
-    s = gammaincinv(shape, (np.arange(512) + 0.5) / 512) / shape
-    return float(np.mean((1.0 + normal / (1.0 - normal) * s) ** -2.0))
-
-
-def divided_by_own_scale(dx: Moments, fan: float, through: float, kept: float) -> None:
-    """Note that dx was divided by the σ of an array y of the given fan-in, and that E (Σ y dx)² = `kept` for each channel."""
+def divided_by_own_scale(dx: Moments, fan: float, through: float, kept: float, within: float) -> None:
+    """Note that dx was divided by the σ of an array y of the given fan-in; for each channel, E (Σ y dx)² = `kept` and E[(Σ y dx)²/|w|²] E|w|² = `within`."""
     if np.isfinite(fan) and len(dx.law) == 1:
-        _memory("divided")[dx.law[0].field.id] = (fan, through, kept)
+        _memory("divided")[dx.law[0].field.id] = (fan, through, kept, within)
 
 
 def gains(grad: Moments, weight: float) -> tuple[float, float, float]:
-    """On the second moments of w ∗ grad and of grad ∗ x for a noted grad: the factors `scale_cancels` and 1 − 1/fan, and what is left of w · dw.
+    """On the second moments of w ∗ grad and of grad ∗ x for a noted grad: the factor of `own_scale`, 1 − 1/fan, and what is left of w · dw.
 
-    The part of dw along w is w (w · dw) / |w|², of second moment kept / (fan² E w²); `weight` is E w².
+    The part of dw along w is w (w · dw) / |w|², of second moment E[(w · dw)² / |w|²] / fan; `weight` is E w².
     """
     noted = _noted(grad)
     if noted is None:
         return 1.0, 1.0, 0.0
-    fan, through, kept = noted
-    return through, 1.0 - 1.0 / fan, kept / (fan * fan * weight) if weight > 0 else 0.0
+    fan, through, _, within = noted
+    return through, 1.0 - 1.0 / fan, within / (fan * fan * weight) if weight > 0 else 0.0
 
 
-def _noted(grad: Moments) -> tuple[float, float, float] | None:
-    if len(grad.law) != 1 or grad.law[0].fn is not IDENTITY:
-        return None
-    return _memory("divided").get(grad.law[0].field.id)
+def _noted(grad: Moments) -> tuple[float, float, float, float] | None:
+    found = _memory("divided").get(grad.law[0].field.id) if len(grad.law) == 1 else None
+    times = _multiple(grad.law[0]) if found is not None else None
+    return None if found is None or times is None else (*found[:2], found[2] * times**2, found[3] * times**2)
+
+
+def _multiple(f: Factor) -> float | None:
+    """a, where f is a times its field."""
+    line = f.fn.linear
+    return None if line is None or line[1] != 0.0 else line[0]
 
 
 def radial(dx: Moments, grad: Moments, x: Moments, channels: float, taps: float, outputs: float) -> None:
@@ -127,7 +138,7 @@ def without_radial_sums(grad: Moments) -> Moments:
     """grad = h φ, right in its sums over samples and positions where h is noted to have no part along an x."""
     noted = [(f, _memory("radial")[f.field.id]) for f in grad.law if f.field.id in _memory("radial")]
     rest = [f for f in grad.law if f.field.id not in _memory("radial")]
-    if len(noted) != 1 or len(rest) != 1 or noted[0][0].fn is not IDENTITY or noted[0][1][0].shape != grad.shape:
+    if len(noted) != 1 or len(rest) != 1 or _multiple(noted[0][0]) is None or noted[0][1][0].shape != grad.shape:
         return grad
     h, (x, share, kept) = noted[0]
     phi = _factor(grad, rest[0])
@@ -145,7 +156,7 @@ def without_radial(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Mom
         return t, grad
     h, (x, share, kept) = noted[0]
     rest = [f for f in grad.law if f is not h]
-    if h.fn is not IDENTITY or x.shape != grad.shape or len(rest) > 1:
+    if _multiple(h) is None or x.shape != grad.shape or len(rest) > 1:
         return t, grad
     phi = _factor(grad, rest[0]) if rest else Moments.iid((), 1.0, 0.0).expand(grad.shape)
     product = multiply(phi, xhat)
@@ -158,7 +169,8 @@ def without_radial(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Mom
 
 def _less(t: Moments, h: Factor, grad: Moments, phi: Moments, x: Moments, share: float, kept: float) -> Moments:
     """t = h φ less its part along x, h (φ − c x), c = E ⟨h, φ⟩⟨h, x⟩ / E ⟨h, x⟩², but for E (Σ h x)² = `kept`, which leaves E (Σ t)² = c² kept."""
-    own = Moments.gaussian(grad.axes, grad.dims, np.zeros_like(grad.mean), h.field.gram, 0)
+    times = _multiple(h) or 0.0
+    own, kept = Moments.gaussian(grad.axes, grad.dims, np.zeros_like(grad.mean), times**2 * h.field.gram, 0), times**2 * kept
     made, phi, x, own = broadcast(t, phi, x, own)
     cross = joint(phi, x)
     if cross is None:
@@ -177,7 +189,7 @@ def _less(t: Moments, h: Factor, grad: Moments, phi: Moments, x: Moments, share:
 
 def _entries(summed: Moments, grad: Moments, h: Factor, phi: Moments, x: Moments, both: Moments | Unknown, share: float) -> Moments:
     """`summed` with the second moments of single entries, the pairs of one channel making up for the difference; `both` is φ x."""
-    own = Moments.gaussian(grad.axes, grad.dims, np.zeros_like(grad.mean), h.field.gram, 0)
+    own = Moments.gaussian(grad.axes, grad.dims, np.zeros_like(grad.mean), (_multiple(h) or 0.0) ** 2 * h.field.gram, 0)
     if summed is grad or isinstance(both, Unknown):
         return summed
     made, grad, own, phi, x, both = broadcast(summed, grad, own, phi, x, both)

@@ -300,6 +300,7 @@ def join(parts: Sequence[Moments], d: int) -> Moments | Unknown:
             y = xs[m]
             cross = between(parts[m], parts[n], d)
             cross = _cross_parts(y, x, i) if cross is None or cross.shape[2:] != block.shape[2:] else cross
+            cross = _cross_terms(y, x, i) if cross is None else cross
             if cross is None:
                 return Unknown("concatenated tensors depend on each other in a way that is not tracked")
             block[offsets[m] : offsets[m + 1], offsets[n] : offsets[n + 1]] = cross
@@ -392,6 +393,21 @@ def _cross_parts(x: Moments, y: Moments, i: int) -> Any:
             row.append(got)
         rows.append(np.stack(row))
     return np.stack(rows)
+
+
+def _cross_terms(x: Moments, y: Moments, i: int) -> Any:
+    """The same, term by term, of sums whose terms are known better than they are."""
+    left, right = x.terms or (x,), y.terms or (y,)
+    if len(left) == len(right) == 1:
+        return None
+    made: Any = 0.0
+    for s in left:
+        for t in right:
+            part = _cross_parts(replace(s, extra={}), replace(t, extra={}), i) if s.axes == x.axes and t.axes == y.axes else None
+            if part is None:
+                return None
+            made = made + part
+    return made
 
 
 def _cross_kinds(x: Moments, y: Moments, i: int, p: int, q: int) -> Any:
