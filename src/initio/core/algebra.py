@@ -229,8 +229,8 @@ def independent(x: Moments, y: Moments) -> bool:
     return True
 
 
-def joint(x: Moments, y: Moments) -> Array | None:
-    """E[X_i Y_j] for every pair class (same axes); None where the dependence is not known."""
+def joint(x: Moments, y: Moments, *, cotangents: bool = False) -> Array | None:
+    """E[X_i Y_j] for every pair class (same axes); None where the dependence is not known. `cotangents`: both are linear in a cotangent of mean zero."""
     if not x.sources & y.sources:
         return pair_values(x.axes, x.mean)[0] * pair_values(y.axes, y.mean)[1]
     if x.odd & ~y.sources or y.odd & ~x.sources:
@@ -240,6 +240,8 @@ def joint(x: Moments, y: Moments) -> Array | None:
     for i, f in enumerate(x.law):
         for j, g in enumerate(y.law):
             r = relation(f.field, g.field, x.axes)
+            if r is None and (_uncorrelated(x, g.field) or _uncorrelated(y, f.field) or (cotangents and _of_two_signs(f.field, g.field))):
+                r = 0.0
             if r is None:
                 return None
             if not isinstance(r, (float, int)):
@@ -267,6 +269,16 @@ def joint(x: Moments, y: Moments) -> Array | None:
             mg, vg = _mean_var(g.field, y.axes)
             out = out * pair_values(y.axes, np.asarray(expect(g.fn, mg, vg)))[1]
     return out
+
+
+def _of_two_signs(f: Field, g: Field) -> bool:
+    """Whether one field (of mean zero) belongs to a cotangent and the other, of some mean, to the forward values beside one: odd and even in the cotangent's sign."""
+    return bool(np.any(f.mean)) != bool(np.any(g.mean))
+
+
+def _uncorrelated(x: Moments, g: Field) -> bool:
+    """Whether x is one Gaussian field and odd in a source that the field g lacks: they are uncorrelated, so independent."""
+    return len(x.law) == 1 and x.law[0].fn.linear is not None and bool(x.odd & ~g.sources)
 
 
 def _mean_var(field: Field, axes: Sequence[Axis]) -> tuple[Array, Array]:
@@ -418,8 +430,8 @@ def deterministic(x: Moments) -> Moments | None:
     return Moments.gaussian(x.axes, x.dims, mean, u * v, 0, claim=worst(x.claim, "rule"))
 
 
-def add(x: Moments, y: Moments, a: float = 1.0, b: float = 1.0) -> Moments | Unknown:
-    """a X + b Y."""
+def add(x: Moments, y: Moments, a: float = 1.0, b: float = 1.0, *, cotangents: bool = False) -> Moments | Unknown:
+    """a X + b Y; `cotangents`: see `joint`."""
     value = scalar_value(y)
     if value is not None and _covers(x, y):
         return scale(x, a, b * value)
@@ -430,7 +442,7 @@ def add(x: Moments, y: Moments, a: float = 1.0, b: float = 1.0) -> Moments | Unk
         if not np.any(other.gram) and _covers(one, other):  # a branch that is exactly zero leaves the law of the other as it is
             return replace(scale(one, factor), sources=x.sources | y.sources)
     x, y = broadcast(x, y)
-    cross = joint(x, y)
+    cross = joint(x, y, cotangents=cotangents)
     if cross is None:
         cross = _joint_of_terms(x, y)
     if cross is None:

@@ -119,6 +119,11 @@ def advance(node: Node, record: Record, values: dict[int, Moments | Unknown], us
         else:
             made = Unknown(f"{node.op} makes no claim about this output", node.id)
         values[out] = made
+    if node.phase == "backward":
+        if _COTANGENTS not in uses:
+            uses[_COTANGENTS] = {o.cotangent for o in record.outputs if o.cotangent is not None}
+        if any(i in uses[_COTANGENTS] for i in node.inputs):
+            uses[_COTANGENTS].update(outputs)
 
 
 _REUSED = -(1 << 61)
@@ -195,6 +200,8 @@ def bounded(x: Moments) -> Moments:
     return x
 
 
+_COTANGENTS = -(1 << 59)
+"""Key of `uses` for the values of the backward pass that hang on its cotangents."""
 _PROJECTIONS = -(1 << 60)
 """Key of `uses` for what `projections` found."""
 
@@ -221,7 +228,8 @@ def _apply(node: Node, shapes: tuple[tuple[int, ...], ...], values: Mapping[int,
                 return _everywhere(node, Unknown(f"an input of {node.op} has no moments", node.id))
             if isinstance(got, Unknown):
                 return _everywhere(node, got)
-    ctx = Context(node, shapes, node.phase == "backward", uses)
+    late = frozenset(k for k, a in enumerate(node.args) if isinstance(a, Ref) and a.value in uses.get(_COTANGENTS, ()))
+    ctx = Context(node, shapes, node.phase == "backward", uses, late)
     if name not in NEAR:
         values = {i: v.plain() if isinstance(v, Moments) else v for i in node.inputs if (v := values.get(i)) is not None}
     try:

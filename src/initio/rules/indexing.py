@@ -90,6 +90,9 @@ def _pick(x: Moments, d: int, ids: Moments) -> Moments | Unknown:
     n = len(ids.dims)
     if values is not None and len(ids.axes) <= 1:
         index = values.ravel().astype(np.intp) % x.shape[d]
+        times = len(index) // x.shape[d]
+        if times > 1 and np.array_equal(index, np.arange(x.shape[d]).repeat(times)):  # each in turn, several times
+            return x.repeat_axis(d, axis(times), at=x.span(d).stop).reshape((*x.shape[:d], *ids.shape, *x.shape[d + 1 :]))
         made = x.take(d, index, _progression(index))
         return made.reshape((*x.shape[:d], *ids.shape, *x.shape[d + 1 :]))
     order = [d, *[e for e in range(len(x.dims)) if e != d]]
@@ -186,6 +189,9 @@ def index_put(base: Moments, indices: Sequence[Moments | None], values: Moments,
     """Values added (or written) at the indices of a tensor of zeros."""
     used = [d for d, i in enumerate(indices) if i is not None]
     ids = [i for i in indices if i is not None]
+    whole = _renumbered(base, ids, values) if len(base.dims) == 1 and not accumulate else None
+    if whole is not None:
+        return whole
     if not _is_zero(base):
         return Unknown("indices written into a tensor that is not zero")
     if used != list(range(used[0], used[0] + len(used))):
@@ -205,6 +211,9 @@ def index_put(base: Moments, indices: Sequence[Moments | None], values: Moments,
         )
         if not accumulate and len(np.unique(flat)) < len(flat):
             return Unknown("several values written at one index")
+        if len(flat) % size == 0 and np.array_equal(flat, np.arange(size).repeat(len(flat) // size)):  # each in turn, several times
+            moved = values.reshape((*base.shape[: used[0]], size, len(flat) // size, *base.shape[used[-1] + 1 :]))
+            return (total(moved, [used[0] + 1]) if len(flat) > size else moved).reshape(base.shape)
         moved = values.reshape((*base.shape[: used[0]], math.prod(shape), *base.shape[used[-1] + 1 :]))
         return _accumulated(moved, used[0], size, flat).reshape(base.shape)
     if len(ids) == 1 and "high" in ids[0].extra:
@@ -219,6 +228,17 @@ def index_put(base: Moments, indices: Sequence[Moments | None], values: Moments,
     if isinstance(made, Unknown):
         return made
     return made.permute([*range(1, used[0] + 1), 0, *range(used[0] + 1, len(made.dims))]).reshape(base.shape)
+
+
+def _renumbered(base: Moments, ids: Sequence[Moments], values: Moments) -> Moments | None:
+    """Known integers written over a whole vector: the inverse of a permutation."""
+    index, written = values_of(ids[0]), values_of(values)
+    if index is None or written is None or index.shape != base.shape or written.shape != base.shape or len(np.unique(index)) < len(index):
+        return None
+    made = np.empty_like(written)
+    made[index] = written
+    known = "known" if "known" in ids[0].extra and "known" in values.extra else "nearly"
+    return replace(Moments.known(made), extra={known: made}, sources=ids[0].sources | values.sources)
 
 
 def _accumulated(x: Moments, d: int, size: int, index: Any) -> Moments:
@@ -301,6 +321,16 @@ def gathered(x: Moments, d: int, ids: Moments) -> Moments | Unknown:
     mean = np.broadcast_to(mean, [b.K for b in q.axes]).copy()
     bit = x.sources | ids.sources
     return Moments.gaussian(q.axes, q.dims, mean, gram, bit, odd=x.odd, claim=worst(x.claim, ids.claim)).without_ones()
+
+
+@rule("aten.scatter.src", "aten.scatter.value")
+def scatter(base: Moments, dim: int, ids: Moments, source: Any) -> Result:
+    """y[i, ids[i, j]] = source[i, j] on zeros, for ids of which no two along `dim` are equal (those of `topk`)."""
+    d = dim % len(base.dims)
+    if "ranked" not in ids.extra and ids.shape[d] > 1:
+        return Unknown("several values may be written at one index")
+    made = scatter_add(base, d, ids, source if isinstance(source, Moments) else Moments.iid(ids.shape, float(source), 0.0))
+    return replace(made, extra={"ranked": ids.extra["ranked"]}) if isinstance(made, Moments) and "ranked" in ids.extra else made
 
 
 @rule("aten.scatter_add")

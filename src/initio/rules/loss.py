@@ -15,7 +15,7 @@ from initio.core.axes import axis
 from initio.core.functions import function
 from initio.core.moments import Moments, Unknown, fresh_source, worst
 from initio.core.scalar import from_pieces, power
-from initio.rules.softmax import SHARP, _varying
+from initio.rules.softmax import SHARP, varying
 from initio.rules.table import Result, context, rule
 
 __all__: list[str] = []
@@ -29,7 +29,7 @@ def log_softmax(x: Moments, dim: int, *_: Any, **__: Any) -> Result:
     i = x.span(d)[0]
     n = x.axes[i].size
     x = x.relabel(i, axis(n))
-    cov = _varying(x, i)
+    cov = varying(x, i)
     others = [a for j, a in enumerate(x.axes) if j != i]
     s = float(cov[tuple(a.diagonal for a in others)].mean())
     if s > min(SHARP, math.log(1.0 + 0.2 * n)):

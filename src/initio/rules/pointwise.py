@@ -13,6 +13,7 @@ from initio.core.moments import Moments, Unknown, worst
 from initio.core.overlap import summed
 from initio.core.pieces import each_piece, made_of
 from initio.core.scalar import Scalar, power
+from initio.rules.routing import shares_of
 from initio.rules.scatter import assembled
 from initio.rules.structure import join, times
 from initio.rules.table import Result, context, rule
@@ -176,7 +177,7 @@ def add_(x: Operand, y: Operand, *, alpha: float = 1.0) -> Result:
         whole = assembled(x, y) if (a, b) == (1.0, 1.0) else None
         if whole is not None:
             return whole
-    out = add(_tensor(x), _tensor(y), a, b)
+    out = add(_tensor(x), _tensor(y), a, b, cotangents=context().late == frozenset((0, 1)))
     if isinstance(x, Moments) and isinstance(y, Moments):
         if isinstance(out, Moments):
             out = summed(out, x, y, a, b)
@@ -211,9 +212,26 @@ def _keep_mask(out: Moments | Unknown, *inputs: Any) -> Moments | Unknown:
 def mul(x: Operand, y: Operand) -> Result:
     """x y."""
     out = times(_tensor(x), _tensor(y))
+    if isinstance(out, Unknown) and context().backward and isinstance(x, Moments) and isinstance(y, Moments):
+        late = context().late
+        out = _cotangent_times(x, y, late == frozenset((0,))) or _cotangent_times(y, x, late == frozenset((1,))) or out
     if isinstance(out, Moments) and isinstance(x, Moments) and isinstance(y, Moments) and "mixed" in x.extra and not x.sources & y.sources:
         out = replace(out, extra={**out.extra, "mixed": x.extra["mixed"].times(y.total_mean**2)})  # a mask: pairs keep only its mean
     return _keep_mask(out, x)
+
+
+def _cotangent_times(g: Moments, y: Moments, known: bool) -> Moments | None:
+    """g y for a cotangent g that is one Gaussian field of mean zero, and a forward value y (`known`), or one that lacks a source in which g is odd.
+
+    A backward pass is linear in the cotangent that starts it, so that g is odd in the sign of that and uncorrelated with all that y is made of.
+    Uncorrelated Gaussian fields are independent: the gradient independence that contractions of cotangents and forward values take, too.
+    """
+    odd = g.odd & ~y.sources
+    if not (known or odd) or len(g.law) != 1 or g.law[0].fn.linear is None or len(y.law) > 3 or np.any(g.mean):
+        return None
+    g, y = broadcast(g, y)
+    law = (*g.law, *y.with_law().law)
+    return Moments(g.axes, g.dims, g.mean * y.mean, g.gram * y.gram, law, g.sources | y.sources, odd, worst(g.claim, y.claim, "rule"))
 
 
 @rule("aten.div", "aten.true_divide", near=True)
@@ -226,7 +244,8 @@ def div(x: Operand, y: Operand, *, rounding_mode: str | None = None) -> Result:
     value = scalar_value(y)
     if value is not None and value != 0 and isinstance(x, Moments) and np.broadcast_shapes(x.shape, y.shape) == x.shape:
         return _keep_mask(scale(x, 1.0 / value), x)
-    return multiply(_tensor(x), apply(y, power(-1.0)))
+    shares = shares_of(x, y) if isinstance(x, Moments) and "ranked" in x.extra else None
+    return multiply(_tensor(x), apply(y, power(-1.0))) if shares is None else shares
 
 
 @rule("aten.addcmul", near=True)

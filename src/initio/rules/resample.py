@@ -227,4 +227,6 @@ def cumsum(x: Moments, dim: int) -> Result:
         matrix[c] = matrix[out.K**2 + out.first[c]]
     mean = along((own / out.counts)[:, None], x.mean, i)
     axes = [*x.axes[:i], out, *x.axes[i + 1 :]]
-    return Moments.gaussian(axes, x.dims, mean, along(matrix, x.gram, i), x.sources, odd=x.odd, claim=x.claim).without_ones()
+    extra = {"counted": x.extra["counted"]} if "counted" in x.extra else {}
+    made = Moments.gaussian(axes, x.dims, mean, along(matrix, x.gram, i), x.sources, odd=x.odd, claim=x.claim).without_ones()
+    return replace(made, extra=extra)

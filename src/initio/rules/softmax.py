@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -13,18 +14,19 @@ import numpy as np
 from initio.core.algebra import same_axes
 from initio.core.axes import Array, Axis, axis
 from initio.core.moments import Cross, Factor, Moments, Unknown, fresh_source, pair_values, worst
+from initio.core.ranks import Ranked, softmax_jacobian
 from initio.core.scalar import IDENTITY
 from initio.core.softmax import softmax_moment, softmax_pair
 from initio.rules.norm import centred
 from initio.rules.table import Result, rule
 
-__all__: list[str] = []
+__all__ = ["varying"]
 
 GROUPS = 6
 """Most kinds of positions that a mask makes."""
 
 
-def _varying(x: Moments, i: int) -> Array:
+def varying(x: Moments, i: int) -> Array:
     """gram[same index] − gram[different index] on axis i, averaged over its kinds: what a softmax over it sees."""
     a = x.axes[i]
     g = np.moveaxis(x.gram, i, 0)
@@ -81,7 +83,7 @@ def _unmasked(x: Moments, d: int) -> Moments | Unknown:
     i = x.span(d)[0]
     n = x.axes[i].size
     x = x.relabel(i, axis(n))
-    cov = _varying(x, i)
+    cov = varying(x, i)
     others = [a for j, a in enumerate(x.axes) if j != i]
     own = cov[tuple(a.diagonal for a in others)]
     if own.size and own.max() > SHARP:
@@ -96,7 +98,7 @@ def _unmasked(x: Moments, d: int) -> Moments | Unknown:
     gram = np.stack([different, same], axis=i)
     mean = np.full([a.K for a in x.axes], 1.0 / n)
     bit = fresh_source()
-    made = Moments.gaussian(x.axes, x.dims, mean, gram, bit | x.sources, claim=worst(x.claim, "rule"), softmax=(own, None))
+    made = Moments.gaussian(x.axes, x.dims, mean, gram, bit | x.sources, claim=worst(x.claim, "rule"), softmax=(own, None), logits=cov)
     return _of_logits(made, x, i).without_ones()
 
 
@@ -133,7 +135,7 @@ def _masked(x: Moments, allowed: Any, d: int) -> Result:
     )
     ra, ca = axis(len(counts), rows), axis(first.shape[1], columns)
     x = x.relabel(q, ra).relabel(k, axis(first.shape[1]))
-    cov = _varying(x, k)  # classes of the lead axes and of q
+    cov = varying(x, k)  # classes of the lead axes and of q
     spec = _structure(first, counts, ra, ca)
     others = [a for j, a in enumerate(x.axes) if j != k]
     own = cov[tuple(a.diagonal for a in others)]
@@ -219,7 +221,7 @@ def _masked_apart(x: Moments, allowed: Any, d: int) -> Result:
     weights = few / counts[:, :, None]
     own, together = _agreements(weights, weights), _agreements(weights.mean(axis=0, keepdims=True), weights.mean(axis=0, keepdims=True))
     apart = (together * s * s - own * s) / max(s * (s - 1), 1)
-    cov = _varying(x, k)
+    cov = varying(x, k)
     others = [a for j, a in enumerate(x.axes) if j != k]
     logit = cov[tuple(a.diagonal for a in others)]
     same_sample = np.ones([1] * len(x.axes), dtype=bool)
@@ -382,21 +384,29 @@ def softmax_backward(grad: Moments, p: Moments, dim: int, *_: Any) -> Result:
     a = p.axes[i]
     gi = np.moveaxis(g.gram, i, -1)
     k2 = a.K * a.K
-    share = a.pairs[:k2] / max(a.pairs[:k2].sum(), 1.0)
-    common = np.tensordot(gi[..., :k2], share, axes=([-1], [0]))
-    v = gi[..., k2:] - common[..., None]
-    ps = np.moveaxis(p.gram, i, -1)[..., k2:]
     others = [b for j, b in enumerate(p.axes) if j != i]
+    v, apart = _centred(gi, a, [pair_values(others, m) for m in np.moveaxis(p.mean, i, 0)])
+    pg = np.moveaxis(p.gram, i, -1)
+    ps = pg[..., k2:]
     diag = tuple(b.diagonal for b in others)
     same = v * ps
     own_s, counts = info
-    same[diag] = same[diag] * _damping(own_s, counts, a.size, p, i)
+    damped = same[diag] * _damping(own_s, counts, a.size, p, i)
+    ranked = grad.extra.get("ranked")
+    if isinstance(ranked, Ranked) and ranked.n == a.size and 1 < ranked.k < ranked.n and counts is None:
+        one, two = softmax_jacobian(ranked.n, ranked.k, ranked.variance)
+        exact = one * gi[diag][..., k2:] + two * (ranked.n - 1) / (ranked.k - 1) * gi[diag][..., :k2]
+        same = same * (exact / np.where(same[diag] > 0, same[diag], 1.0)).mean()
+        damped = exact
+    same[diag] = damped
     weight = ps / np.maximum((ps * (a.counts / a.size)).sum(axis=-1, keepdims=True), 1e-300)
     first, second = a.first[:k2], a.second[:k2]
     shape = np.sqrt(np.maximum(weight[..., first] * weight[..., second], 0.0))
+    different = apart * pg[..., :k2]
     # each row of dx adds up to 0: what equal indices have, different ones take away
     taken = (shape * a.pairs[:k2]).sum(axis=-1, keepdims=True)
-    different = -shape * (same * a.counts).sum(axis=-1, keepdims=True) / np.where(taken > 0, taken, 1.0)
+    rest = (same * a.counts).sum(axis=-1, keepdims=True) + (different * a.pairs[:k2]).sum(axis=-1, keepdims=True)
+    different = different - shape * rest / np.where(taken > 0, taken, 1.0)
     gram = np.moveaxis(np.concatenate([different, same], axis=-1), -1, i)
     bit = fresh_source()
     made = Moments.gaussian(
@@ -413,6 +423,25 @@ def softmax_backward(grad: Moments, p: Moments, dim: int, *_: Any) -> Result:
     if "mixed" in grad.extra:
         made = replace(made, extra={**made.extra, "mixed": grad.extra["mixed"].times(max(1.0 - a.size * p.total_second, 0.0))})
     return made
+
+
+def _centred(gi: Array, a: Axis, means: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """E[(g_j − ḡ)(g′_j − ḡ′)] and E[(g_j − ḡ)(g′_k − ḡ′)], j ≠ k, by kinds of columns, ḡ = Σ_j E[p_j] g_j over the columns that a row sees.
+
+    `gi` holds the products of g by classes of pairs of rows and (last) columns; `means` E[p] of the first and the second row, for each kind of column. The weights are
+    those of pairs of different columns, normalised, so that what all columns of a row have in common drops out.
+    """
+    k, k2 = a.K, a.K * a.K
+    pairs = gi[..., :k2].reshape((*gi.shape[:-1], k, k))
+    one, two = (np.stack([m[n] for m in means], axis=-1) * a.counts for n in (0, 1))
+    share = 1.0 - np.eye(k) / a.counts  # of the columns of kind l, those that differ from a given one of kind k
+    rows, columns = one[..., :, None] * share, two[..., None, :] * share
+    by_column = (rows * pairs).sum(axis=-2) / np.maximum(rows.sum(axis=-2), 1e-300)  # Σ_j E[p_j] g_j g′_k
+    by_row = (columns * pairs).sum(axis=-1) / np.maximum(columns.sum(axis=-1), 1e-300)
+    both = one[..., :, None] * two[..., None, :] * share
+    common = (both * pairs).sum(axis=(-2, -1)) / np.maximum(both.sum(axis=(-2, -1)), 1e-300)
+    apart = pairs - by_row[..., :, None] - by_column[..., None, :] + common[..., None, None]
+    return gi[..., k2:] - by_row - by_column + common[..., None], apart.reshape(*gi.shape[:-1], k2)
 
 
 def _damping(own: Array, counts: Any, length: int, p: Moments, i: int) -> Array:

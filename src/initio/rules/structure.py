@@ -562,7 +562,8 @@ def _tiles(parts: Sequence[Moments], d: int) -> Moments | None:
     whole = replace(back, axes=(*back.axes[:i], axis(size), *back.axes[i + 1 :]), extra={})
     if index == list(range(size)) and all(w == weight[0] for w in weight):
         return scale(whole, weight[0])
-    return whole.linear(d, Taps(np.array(index)[None], size, np.array(weight)[None]))
+    made = whole.linear(d, Taps(np.array(index)[None], size, np.array(weight)[None]))
+    return _merged_alike(made, i)  # signs alone make no kinds: what they do to covariances averages over the pairs of a class
 
 
 def _woven(parts: Sequence[Moments], d: int) -> Moments | None:

@@ -28,12 +28,13 @@ NEAR: set[str] = set()
 
 @dataclass
 class Context:
-    """What a rule may know of the node that it is applied to."""
+    """What a rule may know of the node that it is applied to; `late` are the places of arguments that are cotangents."""
 
     node: Node
     shapes: tuple[tuple[int, ...], ...]
     backward: bool = False
     uses: dict[int, list[Any]] = field(default_factory=dict[int, "list[Any]"])
+    late: frozenset[int] = frozenset()
 
 
 _STACK: list[Context] = []
