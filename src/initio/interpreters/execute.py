@@ -69,7 +69,7 @@ def _execute(node: Node, env: dict[int, Any]) -> None:
         if isinstance(a, Ref):
             if a.value in node.mutates or "native_batch_norm" in node.op:
                 return copies.setdefault(a.value, env[a.value].clone())
-            return env[a.value]
+            return _accepted(node.op, env[a.value])
         if isinstance(a, (tuple, list)):
             return [decode(x) for x in a]
         if isinstance(a, str) and any(word in kind for word in ("int", "dtype", "ScalarType", "Device")):
@@ -96,9 +96,18 @@ def _execute(node: Node, env: dict[int, Any]) -> None:
         args = [decode(a, str(schema[i].type)) for i, a in enumerate(node.args)]
         kwargs = {k: decode(a, types[k]) for k, a in node.kwargs.items()}
         result = args[0].reshape(args[1]) if name in ("view", "_unsafe_view") and overload == "default" else op(*args, **kwargs)
+    if node.op.startswith("aten._grouped_mm"):
+        result = result.to(env[node.inputs[0]].dtype)
     flat = _flat(result)
     flat += [copies[m] for m in node.mutates if m in copies and not any(copies[m] is x for x in flat)]
     env.update((out, tensor) for out, tensor in zip(node.outputs, flat, strict=False) if out is not None)
+
+
+def _accepted(op: str, x: torch.Tensor) -> torch.Tensor:
+    """x in a type that the kernel takes on this machine: counts of integers are there on a GPU only, grouped products in single precision."""
+    if op == "aten.histc.default" or (op.startswith("aten._grouped_mm") and x.is_floating_point()):
+        return x.to(torch.float32)
+    return x.to(torch.int32) if op.startswith("aten._grouped_mm") else x
 
 
 def _flat(result: Any) -> list[Any]:

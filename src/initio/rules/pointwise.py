@@ -300,6 +300,14 @@ for _name in ("gt", "ge", "lt", "le"):
     _comparison(_name)
 
 
+@rule("aten.logical_and", "aten.bitwise_and", near=True)
+def both(x: Moments, y: Operand) -> Result:
+    """1[x] 1[y] of comparisons (the two limits of a clamp)."""
+    if not isinstance(y, Moments) or "high" in x.extra or "high" in y.extra:
+        return Unknown(f"{context().node.op} of values that are not comparisons")
+    return times(x, y)
+
+
 def _vanishes_outside(x: Moments, allowed: Any) -> bool:
     """Whether x is zero already where it would be set to zero: the gradient of a masked softmax."""
     own = x.extra.get("support")

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from initio.core.algebra import joint, multiply, same_axes, scale, swap
+from initio.core.algebra import joint, multiply, pair_expectation, same_axes, scale, swap
 from initio.core.axes import Axis, Taps, axis
+from initio.core.gaussian import expect
 from initio.core.moments import Cross, Factor, Moments, Unknown, View, worst
 from initio.core.overlap import marked, overlap_of
 from initio.core.pieces import MOST, between, cut, each_piece, flat, made_of, permuted, reshaped
@@ -247,7 +248,13 @@ def cat(tensors: Sequence[Moments], dim: int = 0) -> Moments | Unknown:
     made = join(parts, d)
     if isinstance(made, Unknown) and len(parts) < len(finer := flat(parts, d)) <= MOST:
         parts, made = finer, join(finer, d)
-    return made if isinstance(made, Unknown) else made_of(made, d, parts)
+    if isinstance(made, Unknown):
+        return made
+    made = made_of(made, d, parts)
+    if not any("mask" in x.extra for x in parts) or int(np.prod(made.shape)) > LARGEST_MASK:
+        return replace(made, extra={**made.extra, "mask_lost": True}) if any("mask" in x.extra for x in parts) else made
+    allowed = np.concatenate([np.broadcast_to(x.extra.get("mask", True), x.shape) for x in parts], axis=d)  # a sink beside masked logits
+    return replace(made, extra={**made.extra, "mask": allowed})
 
 
 @rule("aten.stack")
@@ -562,8 +569,31 @@ def _tiles(parts: Sequence[Moments], d: int) -> Moments | None:
     whole = replace(back, axes=(*back.axes[:i], axis(size), *back.axes[i + 1 :]), extra={})
     if index == list(range(size)) and all(w == weight[0] for w in weight):
         return scale(whole, weight[0])
-    made = whole.linear(d, Taps(np.array(index)[None], size, np.array(weight)[None]))
-    return _merged_alike(made, i)  # signs alone make no kinds: what they do to covariances averages over the pairs of a class
+    # signs alone make no kinds: what they do to covariances averages over the pairs of a class
+    return _mapped_factor(whole, d, Taps(np.array(index)[None], size, np.array(weight)[None]))
+
+
+def _mapped_factor(x: Moments, d: int, taps: Taps) -> Moments:
+    """A linear map along d of a product of which one factor, u, varies along d: (map of u) times the others (the scale of a norm of rotated queries)."""
+    i = x.span(d)[0]
+    varying = [f for f in x.law if f.field.view.strides[i]]
+    if len(varying) == 1 < len(x.law) and varying[0].fn.linear is not None and varying[0].fn.linear[1] == 0.0 and x.axes[i].K == 1:
+        a, f = varying[0].fn.linear[0], varying[0]
+        mean, gram = np.ones_like(x.mean), np.ones_like(x.gram)
+        rest = tuple(g for g in x.law if g is not f)
+        for g in rest:
+            second = g.field.gram[tuple(b.diagonal for b in x.axes)]
+            mean = mean * np.asarray(expect(g.fn, g.field.mean, np.maximum(second - g.field.mean**2, 0.0)))
+            gram = gram * pair_expectation(g.fn, g.field, x.axes)
+        bits = 0
+        for g in rest:
+            bits |= g.field.sources
+        u = Moments(x.axes, x.dims, a * f.field.mean, a * a * f.field.gram, (f,), f.field.sources, x.odd & f.field.sources, x.claim)
+        others = Moments(x.axes, x.dims, mean, gram, rest, bits, x.odd & bits & ~f.field.sources, x.claim)
+        made = multiply(_merged_alike(u.linear(d, taps), i), others)
+        if isinstance(made, Moments):
+            return made
+    return _merged_alike(x.linear(d, taps), i)
 
 
 def _woven(parts: Sequence[Moments], d: int) -> Moments | None:
