@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from initio.capture.initializers import construct
@@ -40,7 +43,77 @@ def _activation_first() -> nn.Module:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("factory", [_depthwise, _grouped, _activation_first])
+def _block(inner: int, outer: int, kernel: int = 3, stride: int = 1, groups: int = 1, eps: float = 1e-5) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inner, outer, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(outer, eps=eps))
+
+
+class _Joined(nn.Module):
+    """`join` of what two layers make of a map; averaged over positions, and a linear layer."""
+
+    def __init__(self, join: Callable[[Any, Any, Any], Any], left: nn.Module, right: nn.Module, width: int) -> None:
+        super().__init__()
+        self.stem, self.left, self.right, self.join = _block(3, 64), left, right, join
+        self.head = nn.Linear(width, 64)
+
+    def forward(self, x: Any) -> Any:
+        x = F.relu(self.stem(x))
+        return self.head(self.join(x, self.left, self.right).mean((2, 3)))
+
+
+def _enlarged() -> nn.Module:
+    """A map of half the size, enlarged and added: its norm meets the masks of four positions each."""
+    return _Joined(lambda x, a, b: F.relu(a(x) + F.interpolate(b(x), scale_factor=2)), _block(64, 64), _block(64, 64, 3, 2), 64)
+
+
+def _gated() -> nn.Module:
+    """A gate of every channel, from the average of the map; then maxima over windows."""
+
+    def join(x: Any, a: Any, b: Any) -> Any:
+        x = F.relu(a(x))
+        return F.relu(x * torch.sigmoid(b(x.mean((2, 3), keepdim=True))))
+
+    return _Joined(lambda x, a, b: F.max_pool2d(join(x, a, b), 2), _block(64, 64), nn.Conv2d(64, 64, 1), 64)
+
+
+def _two_paths() -> nn.Module:
+    """Some channels are added to and others appended (Chen et al. 2017)."""
+
+    def join(x: Any, a: Any, b: Any) -> Any:
+        y, z = a(x), F.relu(b(x))
+        return F.relu(torch.cat([y[:, :48] + z[:, :48], y[:, 48:], z[:, 48:]], 1))
+
+    return _Joined(join, _block(64, 64), _block(64, 64), 80)
+
+
+def _same_twice() -> nn.Module:
+    """Two norms of one array cancel: y + (x̂ − x̂)."""
+    norms = nn.Sequential(nn.BatchNorm2d(64), nn.BatchNorm2d(64))
+    return _Joined(lambda x, a, b: F.relu(b(x) + (a[0](x) - a[1](x))), norms, _block(64, 64), 64)
+
+
+def _silent_branch() -> nn.Module:
+    """A branch whose last norm has a weight of zero, beside a rectified map."""
+    branch = _block(64, 64)
+    nn.init.zeros_(branch[1].weight)
+    return _Joined(lambda x, a, b: F.relu(F.relu(a(x)) + b(x)), _block(64, 64), branch, 64)
+
+
+def _below_epsilon() -> nn.Module:
+    """Depthwise filters whose outputs have a variance of about ε: the scale of a filter does not cancel."""
+    small = _block(64, 64, 3, groups=64, eps=1e-3)
+    nn.init.normal_(small[0].weight, std=0.02)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 2, 2), nn.BatchNorm2d(64), nn.SiLU(), small, nn.ReLU(),
+        nn.Conv2d(64, 96, 1, bias=False), nn.BatchNorm2d(96), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 64),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        _depthwise, _grouped, _activation_first, _enlarged, _gated, _two_paths, _same_twice, _silent_branch, _below_epsilon,
+    ],
+)  # fmt: skip
 def test_network_agrees_with_draws(factory: Callable[[], nn.Module]) -> None:
     inputs = [InputSpec((8, 3, 16, 16), "float32", Distribution("normal", {"mean": 0.0, "std": 1.0}))]
     built = construct(factory)

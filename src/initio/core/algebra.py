@@ -33,6 +33,7 @@ __all__ = [
     "deterministic",
     "joint",
     "multiply",
+    "not_negative",
     "pair_expectation",
     "relation",
     "same_axes",
@@ -335,6 +336,9 @@ def apply(x: Moments, fn: Scalar, claim: str = "rule") -> Moments:
         return scale(x, *fn.linear)
     x = x.with_law()
     if len(x.law) != 1:
+        gated = _past_gates(x, fn, claim)
+        if gated is not None:
+            return gated
         x = replace(x.opaque(), extra={})
     f = x.law[0]
     composed = f.fn.then(fn)
@@ -344,6 +348,31 @@ def apply(x: Moments, fn: Scalar, claim: str = "rule") -> Moments:
     if _beyond_its_range(f.fn, composed, m, s, gram[tuple(a.diagonal for a in x.axes)]):
         return apply(replace(x.opaque(), extra={}), fn, claim)
     return Moments(x.axes, x.dims, mean, gram, (Factor(composed, f.field),), x.sources, x.odd if fn.odd else 0, worst(x.claim, claim))
+
+
+def _past_gates(x: Moments, fn: Scalar, claim: str) -> Moments | None:
+    """f(g₁ g₂ … y) = g₁ g₂ … f(y) of factors g that are not negative and an f with f(c y) = c f(y) for c > 0; f(y) of g > 0 and f(c y) = f(y)."""
+    constant = fn.pieces is not None and fn.kinks == (0.0,) and all(len(p) == 1 for p in fn.pieces)
+    if not fn.homogeneous and not constant:
+        return None
+    signed = [k for k, f in enumerate(x.law) if not not_negative(f, x.axes, strictly=constant)]
+    if len(signed) > 1:
+        return None
+    at = (signed or [0])[0]
+    law = tuple(Factor(f.fn.then(fn), f.field) if k == at else f for k, f in enumerate(x.law) if k == at or not constant)
+    mean: Array = np.ones([a.K for a in x.axes])
+    gram: Array = np.ones([a.P for a in x.axes])
+    for f in law:
+        mean = mean * np.asarray(expect(f.fn, *_mean_var(f.field, x.axes)))
+        gram = gram * pair_expectation(f.fn, f.field, x.axes)
+    return Moments(x.axes, x.dims, mean, gram, law, x.sources, x.odd if fn.odd else 0, worst(x.claim, claim))
+
+
+def not_negative(f: Factor, axes: Sequence[Axis], strictly: bool = False) -> bool:
+    """Whether a factor of a law is nowhere below zero (nor zero) within seven deviations."""
+    m, s = _mean_var(f.field, axes)
+    values = f.fn(m[..., None] + np.sqrt(s)[..., None] * np.linspace(-7.0, 7.0, 57))
+    return bool(np.all(values > 0.0 if strictly else values >= 0.0))
 
 
 def _beyond_its_range(law: Scalar, composed: Scalar, m: Array, s: Array, second: Array) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from initio.core.algebra import broadcast, pair_expectation, same_axes
+from initio.core.algebra import broadcast, not_negative, pair_expectation, same_axes
 from initio.core.axes import LAGS, Array, Axis, Taps, axis, axis_map
 from initio.core.extremes import max_pair
 from initio.core.gaussian import expect, expect2
@@ -124,7 +124,7 @@ def _exchangeable(x: Moments, taps: Sequence[Taps]) -> _Exchangeable:
 def _gated(x: Moments, n: int) -> tuple[Moments, tuple[Factor, ...]]:
     """x without the factors of its law that are not negative and the same at all positions (the last n dimensions), and those factors."""
     positions = [i for d in range(len(x.dims) - n, len(x.dims)) for i in x.span(d)]
-    gate = tuple(f for f in x.law if all(f.field.view.strides[i] == 0 for i in positions) and _not_negative(f, x))
+    gate = tuple(f for f in x.law if all(f.field.view.strides[i] == 0 for i in positions) and not_negative(f, x.axes))
     rest = [f for f in x.law if all(f is not g for g in gate)]
     if not gate or len(rest) != 1:
         return x, ()
@@ -133,11 +133,6 @@ def _gated(x: Moments, n: int) -> tuple[Moments, tuple[Factor, ...]]:
     return Moments(
         x.axes, x.dims, np.asarray(expect(f.fn, f.field.mean, var)), pair_expectation(f.fn, f.field, x.axes), (f,), x.sources, 0, x.claim
     ), gate
-
-
-def _not_negative(f: Factor, x: Moments) -> bool:
-    var = np.maximum(f.field.gram[tuple(a.diagonal for a in x.axes)] - f.field.mean**2, 0.0)
-    return bool(np.all(f.fn(f.field.mean[..., None] + np.sqrt(var)[..., None] * np.linspace(-7.0, 7.0, 57)) >= 0.0))
 
 
 def _times_gate(y: Moments, gate: Sequence[Factor], x: Moments, n: int) -> Moments:
