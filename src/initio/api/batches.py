@@ -14,6 +14,7 @@ from typing import Any
 
 from initio.api.cells import Task, attempt, judged
 from initio.api.pool import Outcome
+from initio.checks import structural
 from initio.core.analysis import Analysis, Summary
 from initio.core.distribution import Distribution
 from initio.core.inputs import InputSpec, normalise
@@ -117,7 +118,7 @@ def _kind(
     if template is None:
         (index, parameters), laws = members[0]
         template = memory.templates[key] = _Template(parameters)
-        done.append(attempt(task, index, parameters, lambda step, analysis: _learn(template, step, analysis, laws)))
+        done.append(attempt(task, index, parameters, lambda step, analysis: _learn(task, template, step, analysis, laws)))
         memory.accepted += template.plan is not None
         memory.refused += template.plan is None
         members = members[1:]
@@ -132,13 +133,15 @@ def _kind(
     return done
 
 
-def _learn(template: _Template, step: Any, analysis: Analysis, laws: Mapping[str, Distribution]) -> None:
+def _learn(task: Task, template: _Template, step: Any, analysis: Analysis, laws: Mapping[str, Distribution]) -> None:
     """Keep the record of a full analysis, where its parameters are what the trace says and it follows a plan."""
     if analysis.record.crash is None and not analysis.waiting and {p.name: p.distribution for p in analysis.record.parameters} == laws:
         meanfield = importlib.import_module("initio.interpreters.meanfield")
         template.plan = meanfield.compile_plan(analysis.record, analysis.summary)
         template.analysis = analysis
         template.structure["evaluation"] = step.other(True)(False).record
+        if task.findings and template.plan is not None:
+            template.structure = structural.told(analysis, template.structure)
 
 
 def _planned(

@@ -237,6 +237,9 @@ def _cause(code: str) -> int:
 STRUCTURAL = ("producers", "consumers", "carrying", "modules", "evaluation")
 """What a context derives from the nodes of the record and the module tree alone, whatever is drawn."""
 
+TOLD = "told"
+"""The key in a structure under which findings stand that need not be looked for again, by code (`checks.structural`)."""
+
 DESPITE_CRASH = ("REG101", "REG102", "REG106", "MOD102", "NRM104", "RES101", "SHP101", "SHP105")
 EXPLAINS_CRASH = ("MOD102", "NRM104", "SHP101", "SHP105")
 
@@ -292,7 +295,8 @@ def run(
     chosen = [candidate for candidate in all_checks() if selected(candidate.code, tuple(select), tuple(ignore))]
     if analysis.record.crash is not None:
         chosen = [candidate for candidate in chosen if candidate.code in DESPITE_CRASH]
-    found = [finding for candidate in chosen for finding in candidate(context)]
+    known: Mapping[str, tuple[Finding, ...]] = (structure or {}).get(TOLD, {})
+    found = [finding for each in chosen for finding in (known[each.code] if each.code in known else each(context))]
     if structure is not None:
         structure |= {name: context.__dict__[name] for name in STRUCTURAL if name in context.__dict__}
     findings = [finding for finding in found if not _explained(finding, found)]
