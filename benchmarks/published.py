@@ -80,6 +80,8 @@ SMALL: dict[str, Any] = {
 
 EXTRA: dict[str, dict[str, Any]] = {
     "gptj": {"rotary_dim": 16},
+    "codegen": {"rotary_dim": 16},
+    "squeezebert": {"embedding_size": 128},
     "deepseek_v2": {"num_key_value_heads": 4},
     "deepseek_v3": {"num_key_value_heads": 4},
     "mamba2": {"num_heads": 8},
@@ -93,6 +95,7 @@ REASONS: dict[tuple[str, str], str] = {
         ((f"torchvision:deeplabv3_{name}", "NRM103") for name in ("resnet50", "resnet101", "mobilenet_v3_large")),
         "true: the dropout at the end of the pyramid feeds a convolution and its batch norm",
     ),
+    ("torchvision:deeplabv3_mobilenet_v3_large", "SHP103"): "true: the pyramid's dilations are made for a map of twice this resolution",
     ("hf:prophetnet", "BAT102"): "true: the predicting streams attend to later positions, and a changed token changes earlier scores",
 }
 """(model, code) → why the finding stands."""

@@ -72,6 +72,10 @@ class Drawer:
 
     def _field(self, field: Any, axes: tuple[Axis, ...], shape: tuple[int, ...]) -> Array:
         key = (field.id, field.view)
+        if field.mean.shape != tuple(a.K for a in axes):
+            raise UndrawableError("a field whose axes are told apart otherwise than those of its value")
+        if any(a.P != a.K * (a.K + 1) for a in axes):
+            raise UndrawableError("neighbours that covary otherwise than the rest")
         if key not in self._fields:
             self._claim(field.sources)
             self._fields[key] = (field.sources, gaussian(field.mean, field.gram, axes, shape, self.rng))
