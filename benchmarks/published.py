@@ -83,7 +83,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     "codegen": {"rotary_dim": 16},
     "squeezebert": {"embedding_size": 128},
     "deepseek_v2": {"num_key_value_heads": 4},
-    "deepseek_v3": {"num_key_value_heads": 4},
+    "deepseek_v3": {"num_key_value_heads": 4, "head_dim": 64},
     "mamba2": {"num_heads": 8},
     "zamba2": {"num_hidden_layers": 54},
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
@@ -96,6 +96,10 @@ REASONS: dict[tuple[str, str], str] = {
         "true: the dropout at the end of the pyramid feeds a convolution and its batch norm",
     ),
     ("torchvision:deeplabv3_mobilenet_v3_large", "SHP103"): "true: the pyramid's dilations are made for a map of twice this resolution",
+    ("torchvision:maxvit_t", "ATT102"): "true: the scale is feat_dim ** -0.5, and a head has half that width or less",
+    ("torchvision:ssd300_vgg16", "SHP103"): "true: the heads keep 3x3 kernels on the last map, which has one position",
+    ("torchvision:ssdlite320_mobilenet_v3_large", "SHP103"): "true: the last blocks keep 3x3 kernels on maps of 2x2",
+    ("timm:xception41", "ACT103"): "true: the stem ends with the ReLU that the first block begins with",
     ("hf:prophetnet", "BAT102"): "true: the predicting streams attend to later positions, and a changed token changes earlier scores",
 }
 """(model, code) → why the finding stands."""
@@ -144,7 +148,7 @@ def _torchvision(name: str) -> Built:
         return (lambda: Detector(build())), "2x3x320x320"
     parts = inputs.split("x")
     if len(parts) == 5:
-        return build, "2x3x16x" + ("224x224" if "mvit" in name or "swin" in name else "112x112")
+        return build, "2x3x16x" + ("224x224" if any(word in name for word in ("mvit", "swin", "s3d")) else "112x112")
     fixed = any(word in name for word in ("vit", "swin", "inception", "deeplab", "fcn", "lraspp"))
     return build, f"2x3x{parts[2]}x{parts[3]}" if fixed else "2x3x128x128"
 

@@ -270,6 +270,23 @@ def test_known_buffers_keep_their_values() -> None:
     torch.testing.assert_close(model.get_buffer("table"), Loose().get_buffer("table"))
 
 
+def test_a_copy_without_storage_has_the_order_that_was_asked_for() -> None:
+    class Windows(nn.Module):
+        """The mask of shifted windows: made where a parameter without storage is, permuted, and laid out again."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(1000, 1000))
+            image = torch.zeros(1, 8, 8, 1, device=self.table.device)
+            image[:, 4:] = 1.0
+            windows = image.view(1, 2, 4, 2, 4, 1).permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, 4 * 4)
+            self.register_buffer("mask", windows - windows[:1])
+
+    buffer = construct(Windows).model.get_buffer("mask")
+    assert tuple(buffer.shape) == (4, 16)
+    assert buffer.is_contiguous()
+
+
 def test_nothing_is_left_patched_and_generators_are_restored() -> None:
     before = (nn.Parameter.__new__, nn.Module.__init__, nn.Module.__setstate__, init.orthogonal_.__code__, init.trunc_normal_.__defaults__)
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()

@@ -43,6 +43,8 @@ def torchvision(name: str, kwargs: dict[str, Any]) -> Built:
 
 def _torchvision_input(models: Any, name: str) -> str | None:
     kind = models.get_model_builder(name).__module__.split(".")[2]
+    if name.startswith("vit_"):  # built for 224, whatever its weights were fine-tuned at
+        return f"{BATCH}x3x224x224"
     if kind == "detection":
         return None
     size = 224

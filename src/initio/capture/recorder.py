@@ -340,7 +340,8 @@ def _shape_only(func: Any, leaves: list[Any], spec: Any, mutated: list[Tensor]) 
         return None
     like = next((t for t in tensors if t.shape == shape), None)
     if like is not None:
-        return torch.empty_like(like, dtype=result.dtype, device="meta")
+        order = kwargs.get("memory_format") or torch.preserve_format  # of `contiguous`
+        return torch.empty_like(like, dtype=result.dtype, device="meta", memory_format=order)
     return torch.empty(shape, dtype=result.dtype, device="meta")
 
 
