@@ -67,7 +67,7 @@ def vanishing_gradient(context: Context) -> Iterator[Found]:
     """
     way = layers(context)
     run = [layer for layer in way if layer is not None]
-    normed = [after is None for layer, after in zip(way, [*way[1:], run[-1] if run else None], strict=True) if layer is not None]
+    normed = [number + 1 < len(way) and way[number + 1] is None for number, layer in enumerate(way) if layer is not None]
     cotangents = _cotangents(context)
     sizes = [math.prod(context.record.values[layer.value].shape) for layer in run]
     squares = [context.analysis.of_gradient(cotangents.get(layer.value)).second * size for layer, size in zip(run, sizes, strict=True)]
