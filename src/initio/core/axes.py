@@ -40,7 +40,7 @@ CAP = 4
 """Most kinds that an axis keeps; more are merged, innermost first."""
 LAGS = 2
 """Largest distance up to which neighbours have pair classes of their own."""
-FEW = 2
+FEW = 3
 """Most kinds that an axis keeps whose neighbours have."""
 
 

@@ -6,20 +6,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from initio.core.algebra import add, apart, contract, joint, scale, total
+from initio.core.algebra import add, apart, broadcast, contract, joint, multiply, scale, total
 from initio.core.axes import Array, Axis, AxisMap, Taps, axis, axis_map
 from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_source, worst
 from initio.core.overlap import Mixed, inherited, marked, overlap_of, summed
 from initio.core.pieces import cut, pieces_of
 from initio.core.scalar import IDENTITY
 from initio.rules.indexing import lookup, scattered
-from initio.rules.scale_free import gains, radial, remember_fan, without_radial_sums
+from initio.rules.scale_free import gains, radial, remember_along, remember_fan, tilt_of, without_radial_sums
 from initio.rules.structure import join
 from initio.rules.table import Result, context, rule
 from initio.rules.tied import remember_embedding, tied_product
@@ -300,7 +301,8 @@ def convolve(x: Moments, w: Moments, taps: Sequence[Taps], groups: int, transpos
     for i in range(n):
         xg, wg = xg.with_axis(3 + i), wg.with_axis(3 + i)
         wg = wg.relabel(wg.span(3 + i)[0], axis(wg.shape[3 + i]))
-    maps = [axis_map(xg.axes[xg.span(3 + i)[0]], t) for i, t in enumerate(taps)]
+    follow = not context().backward and not transposed and w.shape[1] <= FEW_CHANNELS and math.prod(w.shape[2:]) > 1 and _is_weight(w)
+    maps = [axis_map(xg.axes[xg.span(3 + i)[0]], t, summed=follow) for i, t in enumerate(taps)]
     letters = "xyz"[:n]
     spec = f"ngc{letters},goc->ngo{letters}"
     at_x = [xg.span(3 + i)[0] for i in range(n)]
@@ -341,7 +343,7 @@ def convolve(x: Moments, w: Moments, taps: Sequence[Taps], groups: int, transpos
     bit = fresh_source()
     odd = bit if (w.odd & ~x.sources) or (x.odd & ~w.sources) else 0
     made = Moments.gaussian(result.axes, result.dims, result.mean, gram, bit, odd=odd, claim=worst(x.claim, w.claim))
-    if not context().backward and not transposed and w.shape[1] <= FEW_CHANNELS and math.prod(w.shape[2:]) > 1 and _is_weight(w):
+    if follow:
         found = _scatter(made, xg, w.total_second, maps)
         made = made if found is None else replace(made, law=(Factor(IDENTITY, replace(made.law[0].field, scatter=found)),))
     made = replace(made, dims=(made.dims[0], made.dims[1] + made.dims[2], *made.dims[3:])).without_ones()
@@ -369,12 +371,7 @@ def _scatter(y: Moments, x: Moments, second: float, maps: Sequence[AxisMap]) -> 
             return None
         at[i] = x.axes[i].K ** 2
     kept = [x.axes[i] for i in range(len(x.axes)) if isinstance(at[i], slice)]
-    c = x.gram[tuple(at)]
-    apart = c
-    for a in reversed(kept):
-        different = np.where(a.same, 0.0, a.pairs) if a.size > 1 else a.pairs
-        apart = apart @ (different / different.sum())
-    value = (c - apart) ** 2
+    value = _beyond_others(x, (*x.span(1), *x.span(2)))[tuple(at)] ** 2
     value[tuple(a.diagonal for a in kept)] += 0.5 * _fourth_cumulant(x)
     for i, m in enumerate(maps, len(kept) - len(maps)):
         value = along(m.coherent, value, i)
@@ -440,12 +437,113 @@ def convolution_backward(
         if isinstance(dx, Moments):
             dx = _times(dx, through)
             channels, count = _fan(w, taps, groups, transposed)
-            radial(dx, noted, x, channels, count, grad.shape[1] // groups)
+            tilted = dx if transposed else _tilted(dx, noted, x, w, taps)
+            if isinstance(tilted, Moments):
+                radial(tilted.extra.get("terms", (tilted,))[0], noted, x, channels, count, grad.shape[1] // groups)
+            dx = tilted
     dw = _weight_gradient(small, large, taps, groups) if mask[1] else None
     if isinstance(dw, Moments):
         dw = _times(dw, onto, left)
     db = total(grad, [0, *range(2, 2 + n)]) if mask[2] else None
     return dx, dw, db
+
+
+def _tilted(dx: Moments, grad: Moments, x: Moments, w: Moments, taps: Sequence[Taps]) -> Moments | Unknown:
+    """dx = wᵀ grad of a depthwise w before a batch norm, with what the pairs k ≠ l of its taps add: w_k w_l meets Var y = wᵀ C w and Cov(grad, grad′ | w).
+
+    With S = ∂ Cov(grad_q, grad_q′) / ∂ Cov(ŷ_q, ŷ_q′) and V the mean of Var y, to the first order in each,
+    E[w_k w_l Cov(grad_q, grad_q′ | w)] = σ⁴/V (S C_pp − 2 C_kl (Cov(grad_q, grad_q′) + S Cov(ŷ_q, ŷ_q′))), q = p − k, q′ = p − l, C_kl the covariance
+    of the inputs under two taps: the norm divides by √Var y, and Cov(ŷ_q, ŷ_q′ | w) holds w_k w_l C_pp / V. The part with S holds for all pairs
+    of positions, E[dx_p dx_p′] ∋ C_pp′: dx contains α (x − E x) of a random α for each channel, Var α = σ⁴/V Σ_{k≠l} S.
+    """
+    noted = tilt_of(grad)
+    n = len(taps)
+    if noted is None or w.shape[1] != 1 or w.shape[0] != x.shape[1] or dx.shape != x.shape:
+        return dx
+    tilt, normal, variance, harmonic, fan = noted
+    dx, x = broadcast(dx, x)
+    lead = len(x.axes) - n
+    if grad.axes[:lead] != x.axes[:lead] or any(len(x.span(d)) != 1 for d in range(1, 2 + n)):
+        return dx
+    back = [axis_map(grad.axes[lead + i], t.transposed(), x.axes[lead + i]) for i, t in enumerate(taps)]
+
+    def crossed(array: Array) -> Array:
+        """Σ over the taps k ≠ l of two positions."""
+        together, apart = array, array
+        for i, m in enumerate(back, lead):
+            together, apart = along(m.coherent, together, i), along(m.incoherent, apart, i)
+        return together - apart
+
+    own: list[Any] = [slice(None)] * len(x.axes)
+    own[x.span(1)[0]] = x.axes[x.span(1)[0]].diagonal
+    channel = tuple(own)
+    size = (fan / (fan + 2.0) if math.isfinite(fan) else 1.0) * w.total_second**2 / variance
+    gram, alpha = dx.gram.copy(), np.zeros_like(dx.gram)
+    inputs = _by_distance(x, n)
+    met = harmonic * grad.gram + tilt * normal
+    for distance in itertools.product(*[range(t.count) for t in taps]):
+        c = inputs(distance, taps) if any(distance) else 0.0
+        if c != 0.0:
+            pairs = met
+            for i, (t, d) in enumerate(zip(taps, distance, strict=True)):
+                pairs = along(_tap_pairs(grad.axes[lead + i], t.transposed(), x.axes[lead + i], d), pairs, lead + i)
+            gram[channel] -= (2.0 * size * c * pairs)[channel]
+    alpha[channel] = (size * crossed(tilt))[channel]
+    centred = scale(x, 1.0, -x.total_mean)
+    added = alpha * centred.gram
+    own_part = added[tuple(a.diagonal for a in dx.axes)]
+    if np.any(own_part < 0.0) or float((dx.weights * own_part).sum()) < 1e-3 * dx.total_second:  # too little to tell it from the rest
+        return Moments.gaussian(dx.axes, dx.dims, dx.mean, gram + added, dx.sources, odd=dx.odd, claim=dx.claim)
+    rest = Moments.gaussian(dx.axes, dx.dims, dx.mean, gram, dx.sources, odd=dx.odd, claim=dx.claim)
+    bit = fresh_source()
+    part = multiply(Moments.gaussian(x.axes, x.dims, np.zeros_like(x.mean), alpha, bit, odd=bit), centred)
+    if isinstance(part, Unknown):
+        return part
+    remember_along(part, x)
+    return add(rest, part)
+
+
+@lru_cache(maxsize=512)
+def _tap_pairs(source: Axis, taps: Taps, out: Axis, distance: int) -> Array:
+    """(P_out, P_source): Σ over the ordered pairs of taps with that distance."""
+    if distance == 0:
+        return axis_map(source, taps, out).incoherent
+    made = np.zeros((out.P, source.P))
+    for d in range(taps.count - distance):
+        m = axis_map(source, Taps(taps.index[[d, d + distance]], taps.n_in, taps.weight[[d, d + distance]]), out)
+        made += m.coherent - m.incoherent
+    return made
+
+
+def _by_distance(x: Moments, n: int) -> Callable[[Sequence[int], Sequence[Taps]], float]:
+    """Cov of two entries of one channel and sample, less that of those which are far from each other, by the distance of two taps along each of the last n axes."""
+    cov = _beyond_others(x, x.span(1))
+    for a in x.axes[: len(x.axes) - n]:
+        cov = np.tensordot(a.counts / a.size, cov[a.diagonal], axes=(0, 0))
+
+    def at(distance: Sequence[int], taps: Sequence[Taps]) -> float:
+        value = cov
+        for a, d, t in zip(x.axes[len(x.axes) - n :], distance, taps, strict=True):
+            middle = t.index[:, t.n_out // 2]
+            lag = d * abs(int(middle[-1] - middle[0])) // max(t.count - 1, 1)
+            weight = np.where(a.same, a.pairs, 0.0) if lag == 0 else np.where((a.lag == lag) & ~a.same, a.pairs, 0.0)
+            if lag > a.lags:
+                weight = np.where((a.lag == 0) & ~a.same, a.pairs, 0.0)
+            value = np.tensordot(weight / max(weight.sum(), 1e-300), value, axes=(0, 0))
+        return float(value)
+
+    return at
+
+
+def _beyond_others(x: Moments, within: Sequence[int]) -> Array:
+    """The gram of x less that of indices that differ, and are far from each other, on every axis but those `within`."""
+    apart: Any = x.gram
+    for i, a in enumerate(x.axes):
+        if i not in within:
+            different = np.where(a.same | (a.lag > 0), 0.0, a.pairs)
+            different = different if different.sum() > 0 else a.pairs
+            apart = np.expand_dims(np.tensordot(apart, different / different.sum(), axes=([i], [0])), i)
+    return x.gram - apart
 
 
 def _times(x: Moments, second: float, added: float = 0.0) -> Moments:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from initio.core.algebra import add, average, multiply, scalar_value, scale, total
+from initio.core.algebra import add, average, broadcast, multiply, pair_expectation, scalar_value, scale, total
 from initio.core.axes import Array, Axis, merge_map
 from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_source, pair_values, worst
 from initio.core.overlap import marked, overlap_of
 from initio.core.pairs import refitted
 from initio.core.scalar import IDENTITY
 from initio.core.spectrum import self_normalised
-from initio.rules.scale_free import divided_by_own_scale, fan_in, orthogonal, own_scale, without_radial
+from initio.rules.scale_free import divided_by_own_scale, fan_in, orthogonal, own_scale, remember_tilt, without_radial
 from initio.rules.structure import times
 from initio.rules.table import Result, context, rule
 
@@ -327,13 +327,13 @@ def batch_norm_backward(
     gain = 1.0 if w is None else scalar_value(w)
     line = grad.law[0].fn.linear if len(grad.law) == 1 and not grad.terms else None
     if gain is None or line is None or line[0] == 0.0 or line[1] != 0.0 or not xhat.law:
-        return _cotangents(grad, w, inverse, mask)
+        return _cotangents(grad, x, w, inverse, eps, mask)
     f, g = xhat.law[0], grad.law[0].field
     key = (g.id, g.view, grad.axes, f.field.id, f.fn, gain)
     known: Any = context().uses
     known = known.setdefault("cotangents of norms", {})
     if key not in known:
-        known[key] = _cotangents(replace(scale(grad, 1.0 / line[0]), law=(Factor(IDENTITY, g),)), w, inverse, mask)
+        known[key] = _cotangents(replace(scale(grad, 1.0 / line[0]), law=(Factor(IDENTITY, g),)), x, w, inverse, eps, mask)
     return tuple(scale(made, line[0]) if isinstance(made, Moments) else made for made in known[key])
 
 
@@ -352,7 +352,9 @@ def _with_running_backward(
     return dx if mask[0] else None, dw if mask[1] else None, total(grad, rest) if mask[2] else None
 
 
-def _cotangents(grad: Moments, w: Moments | None, inverse: Moments, mask: Sequence[bool]) -> tuple[Moments | Unknown | None, ...]:
+def _cotangents(
+    grad: Moments, y: Moments, w: Moments | None, inverse: Moments, eps: float, mask: Sequence[bool]
+) -> tuple[Moments | Unknown | None, ...]:
     rest = [d for d in range(len(grad.dims)) if d != 1]
     xhat: Moments = inverse.extra["normalised"]
     g = _affine(grad, w, None, [1], len(grad.dims))
@@ -367,11 +369,39 @@ def _cotangents(grad: Moments, w: Moments | None, inverse: Moments, mask: Sequen
         kept = sums * inverse.extra["kept"]  # E (Σ y dx)², y = σ x̂
         divided_by_own_scale(dx, inverse.extra["fan"], inverse.extra["through"], kept, sums * inverse.extra["within"])
         orthogonal(dx, xhat, kept * float(np.mean(inverse.extra["deviation"] ** -2.0)))
+        _note_tilt(dx, g, y, eps, inverse)
     return (
         dx if mask[0] else None,
         t if isinstance(t, Unknown) else _cancelled(total(t, rest)),
         _cancelled(total(summed, rest)) if mask[2] else None,
     )
+
+
+def _note_tilt(dx: Moments, g: Moments | Unknown, y: Moments, eps: float, inverse: Moments) -> None:
+    """Of g = Σ h φ(x̂), the parts E[φ′] h x̂: their covariances follow those of x̂ (Price 1958, at ρ = 0), less what the projection takes away."""
+    xhat: Moments = inverse.extra["normalised"]
+    if isinstance(g, Unknown) or len(xhat.law) != 1 or xhat.law[0].field.scatter is None:
+        return
+    g, xhat = broadcast(g, xhat)
+    if g.axes != dx.axes:
+        return
+    own = xhat.law[0].field
+    tilt = np.zeros_like(g.gram)
+    for term in g.terms or (g,):
+        mine = [f for f in term.law if f.field.id == own.id and f.field.view == own.view]
+        if len(mine) != 1 or len(term.law) < 2 or term.axes != g.axes or np.any(term.mean):
+            continue
+        f = mine[0]
+        u, v = pair_values(g.axes, Moments(g.axes, g.dims, own.mean, own.gram, (f,)).slope())
+        both = pair_expectation(f.fn, f.field, g.axes)
+        tilt = tilt + np.divide(term.gram * u * v, both, out=np.zeros_like(both), where=np.abs(both) > 1e-3 * np.abs(both).max())
+    first, second, both = _averages(tilt, g.axes, inverse.extra["over"])
+    tilt = tilt - first - second + both
+    tilt[tuple(a.diagonal for a in g.axes)] = 0.0  # the norm fixes the variance of x̂
+    first, second, both = _averages(y.gram, y.axes, inverse.extra["over"])
+    variance = float((y.weights * (y.gram - first - second + both)[tuple(a.diagonal for a in y.axes)]).sum()) + eps
+    harmonic = float((inverse.extra["normalised"].weights * inverse.extra["deviation"] ** 2).sum())
+    remember_tilt(dx, tilt / variance, xhat.gram, variance, harmonic / variance, inverse.extra["fan"])
 
 
 def _cancelled(x: Moments) -> Moments:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from initio.core.algebra import broadcast, joint, multiply, pair_expectation, swap
+from initio.core.algebra import add, broadcast, joint, multiply, pair_expectation, scale, swap
 from initio.core.axes import Array
 from initio.core.moments import Factor, Moments, Unknown
 from initio.rules.table import context
@@ -31,7 +31,10 @@ __all__ = [
     "orthogonal",
     "own_scale",
     "radial",
+    "remember_along",
     "remember_fan",
+    "remember_tilt",
+    "tilt_of",
     "without_radial",
     "without_radial_sums",
 ]
@@ -85,6 +88,19 @@ def _gamma(shape: float) -> tuple[Array, Array]:
     y = np.linspace(-low, high, 241)
     density = np.exp(shape * (y - np.expm1(y)))
     return np.exp(y), density / density.sum()
+
+
+def remember_tilt(dx: Moments, tilt: Array, normal: Array, variance: float, harmonic: float, fan: float) -> None:
+    """Note, for the cotangent dx of y: ∂ Cov(dx_q, dx_q') / ∂ Cov(ŷ_q, ŷ_q') and Cov(ŷ_q, ŷ_q') by pair class; V = E[Var y + ε], 1 / (V E[1/(Var y + ε)]), its fan-in."""
+    if len(dx.law) == 1 and np.any(tilt):
+        _memory("tilt")[dx.law[0].field.id] = (tilt, normal, variance, harmonic, fan)
+
+
+def tilt_of(grad: Moments) -> tuple[Array, Array, float, float, float] | None:
+    """What `remember_tilt` noted for this cotangent."""
+    found = _memory("tilt").get(grad.law[0].field.id) if len(grad.law) == 1 else None
+    times = _multiple(grad.law[0]) if found is not None else None
+    return None if found is None or times is None else (times**2 * found[0], *found[1:])
 
 
 def divided_by_own_scale(dx: Moments, fan: float, through: float, kept: float, within: float) -> None:
@@ -150,6 +166,11 @@ def without_radial(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Mom
 
     Entries of grad by themselves are φ (h − x ⟨h, x⟩ / ⟨x, x⟩): where φ masks the same entries as x, all of the loss is there.
     """
+    if any(f.field.id in _memory("along") for term in grad.terms for f in term.law):
+        return _term_by_term(grad, xhat)
+    sums = _sums_along(grad, xhat)
+    if sums is not None:
+        return sums
     t = multiply(grad, xhat)
     noted = [(f, _memory("radial")[f.field.id]) for f in grad.law if f.field.id in _memory("radial")]
     if isinstance(t, Unknown) or len(noted) != 1:
@@ -165,6 +186,65 @@ def without_radial(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Mom
     along_x = product if x is xhat else multiply(phi, x)
     flat = _less(grad, h, grad, phi, x, share, kept)
     return _less(t, h, grad, product, x, share, kept), _entries(flat, grad, h, phi, x, along_x, share)
+
+
+def _term_by_term(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Moments]:
+    made, flat = without_radial(grad.terms[0], xhat)
+    for term in grad.terms[1:]:
+        one, two = without_radial(term, xhat)
+        made = made if isinstance(made, Unknown) or isinstance(one, Unknown) else add(made, one)
+        both = add(flat, two)
+        if isinstance(made, Unknown) or isinstance(both, Unknown):
+            return multiply(grad, xhat), grad
+        flat = both
+    return made, flat
+
+
+def remember_along(part: Moments, x: Moments) -> None:
+    """Note that part = α (x − E x) belongs to a cotangent of x without a part along x."""
+    _memory("along")[part.law[0].field.id] = x
+
+
+def _sums_along(grad: Moments, xhat: Moments) -> tuple[Moments, Moments] | None:
+    """grad · x̂ and grad for grad = α z φ, z = x − E x: what the rest takes away along x leaves α (z φ x̂ − c z x) and α (z φ − c z x) of the sums, each with its c."""
+    noted = [(f, _memory("along")[f.field.id]) for f in grad.law if f.field.id in _memory("along")]
+    rest = [f for f in grad.law if f.field.id not in _memory("along")]
+    if len(noted) != 1 or len(rest) != 1 or noted[0][0].fn.linear is None or noted[0][1].shape != grad.shape:
+        return None
+    alpha, x = noted[0]
+    gain = alpha.fn.linear[0] if alpha.fn.linear is not None else 1.0
+    values = _factor(grad, rest[0])
+    square = multiply(scale(x, 1.0, -x.total_mean), x)
+    made: list[Moments] = []
+    for value in (multiply(values, xhat), values):
+        if isinstance(value, Unknown) or isinstance(square, Unknown):
+            return None
+        less = add(value, square, 1.0, -value.total_mean / max(square.total_mean, 1e-300))
+        if isinstance(less, Unknown):
+            return None
+        own = Moments.gaussian(grad.axes, grad.dims, np.zeros_like(grad.mean), gain**2 * alpha.field.gram, 0)
+        if less.total_second <= 1e-6 * value.total_second:  # z φ x̂ = c z x, but for rounding
+            less = scale(less, 0.0)
+        less, own = broadcast(less, own)
+        made.append(
+            Moments.gaussian(
+                less.axes, less.dims, np.zeros_like(less.mean), own.gram * less.gram, grad.sources, odd=grad.odd, claim=grad.claim
+            )
+        )
+    flat, whole = broadcast(made[1], grad)
+    return made[0], _with_entries(flat, whole.second)
+
+
+def _with_entries(summed: Moments, entry: Array) -> Moments:
+    """`summed` with these second moments of single entries, the pairs of one channel making up for the difference."""
+    channel = summed.span(1)
+    index = tuple(a.diagonal if i in channel else slice(None) for i, a in enumerate(summed.axes))
+    n = float(np.prod([a.size for i, a in enumerate(summed.axes) if i not in channel]))
+    gram = summed.gram.copy()
+    same = tuple(a.diagonal for a in summed.axes)
+    gram[index] -= float((summed.weights * (entry - gram[same])).sum()) / max(n - 1.0, 1.0)
+    gram[same] = entry
+    return Moments.gaussian(summed.axes, summed.dims, summed.mean, gram, summed.sources, odd=summed.odd, claim=summed.claim)
 
 
 def _less(t: Moments, h: Factor, grad: Moments, phi: Moments, x: Moments, share: float, kept: float) -> Moments:
@@ -194,22 +274,12 @@ def _entries(summed: Moments, grad: Moments, h: Factor, phi: Moments, x: Moments
         return summed
     made, grad, own, phi, x, both = broadcast(summed, grad, own, phi, x, both)
     channel = made.span(1)
-    over = [i for i in range(len(made.axes)) if i not in channel]
-    inner, n = own.gram * x.gram, 1
-    index: list[Any] = [a.diagonal if i in channel else slice(None) for i, a in enumerate(made.axes)]
-    inner = inner[tuple(index)]
-    for i in over:
-        n *= made.axes[i].size
-        p = made.axes[i].pairs / made.axes[i].pairs.sum()
-        inner = np.expand_dims(np.tensordot(inner, p, axes=([i], [0])), i)
+    inner: Any = (own.gram * x.gram)[tuple(a.diagonal if i in channel else slice(None) for i, a in enumerate(made.axes))]
+    for i, a in enumerate(made.axes):
+        if i not in channel:
+            inner = np.expand_dims(np.tensordot(inner, a.pairs / a.pairs.sum(), axes=([i], [0])), i)
     along_x = share * inner / max(x.total_second, 1e-300) ** 2
-    same = tuple(a.diagonal for a in made.axes)
-    entry = grad.second + along_x * (phi.second * x.second - both.second)
-    gram = made.gram.copy()
-    excess = float((made.weights * (entry - gram[same])).sum())
-    gram[tuple(index)] -= excess / max(n - 1.0, 1.0)
-    gram[same] = entry
-    return Moments.gaussian(made.axes, made.dims, made.mean, gram, made.sources, odd=made.odd, claim=made.claim)
+    return _with_entries(made, grad.second + along_x * (phi.second * x.second - both.second))
 
 
 def _factor(x: Moments, f: Factor) -> Moments:
