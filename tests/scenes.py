@@ -134,7 +134,6 @@ for name in ("before.sqlite", "after.sqlite"):
 """,
     "large": "spread = lambda model: model\n",
     "rewrite": "checkpoint = model.state_dict()\nmodel.eval()\n",
-    "transformers": "arguments = data = None\n",
-    "integrations": "arguments = data = None\n",
+    "hugging-face": "arguments = data = None\n",
 }
 """What single pages take as known besides."""
