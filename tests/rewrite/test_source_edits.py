@@ -71,6 +71,7 @@ def Model(depth=20):
     "text, codes, call",
     [
         (DEEP, {"GRD104"}, "        self.head = nn.Linear(64, 10)  # scores\n        init_weights(self)\n"),
+        (DEEP, {"SIG101"}, "        self.head = nn.Linear(64, 10)  # scores\n        init_weights(self)\n"),
         (FACTORY, {"SIG101"}, "    model = nn.Sequential(*hidden, nn.Linear(64, 10))\n    init_weights(model)\n    return model\n"),
         (FACTORY.replace("return", "net =") + "    return net\n", {"SIG101"}, "    init_weights(net)\n    return net\n"),
         (DEEP.replace("    def forward", "        self.apply(self.same)\n\n    def same(self, m):\n        if hasattr(m, 'weight'):\n            "
@@ -80,7 +81,7 @@ def Model(depth=20):
 def test_an_initialisation_is_written_for_the_model(tmp_path, text, codes, call):
     file = tmp_path / "net.py"
     file.write_text(text)
-    found = fix(f"{file}:Model", select=["SIG", "GRD", "INI"], unsafe=True)
+    found = fix(f"{file}:Model", select=codes, unsafe=True)
     assert found.refused == ()
     assert {each.code for each in found.done} == codes
     assert found.report.findings == ()

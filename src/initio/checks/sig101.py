@@ -9,7 +9,7 @@ import numpy as np
 
 from initio.checks.framework import Context, Found, check
 from initio.checks.graph import name, reached
-from initio.checks.spine import CONTRACTIONS, RESETS, collapse, decay, layers, segments
+from initio.checks.spine import CONTRACTIONS, RESETS, collapse, decay, layers, segments, varying
 from initio.core.finding import Fix
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.39e38, "float32": 3.40e38, "float64": 1.8e308}
@@ -67,13 +67,16 @@ def vanishing_signal(context: Context) -> Iterator[Found]:
             continue  # SIG102: the signal stays, its differences don't
         summaries = [analysis.of(layer.value) for layer in run]
         # Biases keep a dead signal from shrinking, so what vanishes is the part in which samples differ; what overflows is the whole.
-        course = decay([s.second if math.isnan(s.varying) else s.varying for s in summaries])
+        moments = [s.second if math.isnan(s.varying) else v for v, s in zip(varying(summaries), summaries, strict=True)]
+        course = decay(moments)
         if course is None or course.direction == "exploding":
-            course = decay([s.second for s in summaries])
+            moments = [s.second for s in summaries]
+            course = decay(moments)
         if course is not None:
-            first, last = run[0], run[-1]
+            last = run[-1]
             what = "keeps {} of the second moment" if course.direction == "vanishing" else "multiplies the second moment by {}"
-            begin, end = first.module or "the first", last.module or "the last"
+            known = [layer for layer, moment in zip(run, moments, strict=True) if 0 < moment < math.inf]
+            begin, end = known[0].module or "the first", known[-1].module or "the last"
             ends = f"rms {math.sqrt(course.first):.3g} after {begin}, {math.sqrt(course.last):.3g} after {end}"
             yield Found(
                 message=f"each layer {what.format(_factor(course.rate))}: {course.ratio:.2g} of it after {course.depth} layers ({ends}).",
