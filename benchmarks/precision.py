@@ -17,6 +17,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import re
 import sys
 import time
 import traceback
@@ -152,8 +153,8 @@ def page(found: dict[str, dict[str, Any]], names: Iterable[str]) -> str:
         "a finding that stands has its reason beside it. `python benchmarks/precision.py` writes this page.",
         "",
         f"{len(good)} models ({', '.join(f'{count} of {library}' for library, count in libraries.items())}): "
-        f"{sum(f['severity'] == 'error' for _, f in gating)} errors and {sum(f['severity'] == 'warning' for _, f in gating)} warnings "
-        f"on {len({name for name, _ in gating})} of them; {sum(notes)} notes, at most {max(notes, default=0)} on one model.",
+        f"errors: {sum(f['severity'] == 'error' for _, f in gating)}, warnings: {sum(f['severity'] == 'warning' for _, f in gating)}, "
+        f"on {len({name for name, _ in gating})} of them; notes: {sum(notes)}, at most {max(notes, default=0)} on one model.",
         "",
         "## Errors and warnings",
         "",
@@ -174,7 +175,8 @@ def page(found: dict[str, dict[str, Any]], names: Iterable[str]) -> str:
     failed = [result for result in chosen if "error" in result]
     if failed:
         lines += ["", "## Not checked", "", "| model | why |", "|---|---|"]
-        lines += [f"| {r['name']} | {' '.join(r['error'].split())[:200].replace('|', '/')} |" for r in failed]
+        said = [re.sub(r"\(/\S+\)|/\S+/", "", " ".join(r["error"].split()))[:150].replace("|", "/") for r in failed]
+        lines += [f"| {r['name']} | {text} |" for r, text in zip(failed, said, strict=True)]
     lines += ["", "## Models", "", "| model | operations | errors | warnings | notes | CPU-s |", "|---|--:|--:|--:|--:|--:|"]
     for result in good:
         counts = Counter(finding["severity"] for finding in result["findings"])

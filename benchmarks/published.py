@@ -81,6 +81,8 @@ SMALL: dict[str, Any] = {
 EXTRA: dict[str, dict[str, Any]] = {
     "gptj": {"rotary_dim": 16},
     "codegen": {"rotary_dim": 16},
+    "xmod": {"default_language": "en_XX"},
+    "reformer": {"is_decoder": True},
     "squeezebert": {"embedding_size": 128},
     "deepseek_v2": {"num_key_value_heads": 4},
     "deepseek_v3": {"num_key_value_heads": 4, "head_dim": 64},
@@ -100,6 +102,9 @@ REASONS: dict[tuple[str, str], str] = {
     ("torchvision:ssd300_vgg16", "SHP103"): "true: the heads keep 3x3 kernels on the last map, which has one position",
     ("torchvision:ssdlite320_mobilenet_v3_large", "SHP103"): "true: the last blocks keep 3x3 kernels on maps of 2x2",
     ("timm:xception41", "ACT103"): "true: the stem ends with the ReLU that the first block begins with",
+    ("hf:mra", "GRD102"): "true on this machine: without its CUDA kernel the library puts zeros in place of the attention",
+    ("hf:mobilenet_v1", "DRP101"): "true: classifier_dropout_prob is 0.999, the share that the original kept",
+    ("hf:swiftformer", "GRD103"): "true: the softmax runs over the last axis, where the scores have one entry",
     ("hf:prophetnet", "BAT102"): "true: the predicting streams attend to later positions, and a changed token changes earlier scores",
 }
 """(model, code) → why the finding stands."""
@@ -170,8 +175,9 @@ def _transformers(kind: str) -> Built:
 
     default = transformers.AutoConfig.for_model(kind)
     known = {**default.to_dict(), **dict.fromkeys(getattr(default, "attribute_map", {}), 0)}
-    changes = {key: value for key, value in SMALL.items() if key in known and not isinstance(known[key], list | dict)}
+    stages = any(isinstance(known.get(key), list | tuple) for key in ("depths", "hidden_sizes", "embed_dim", "embedding_size"))
+    changes = {} if stages else {key: value for key, value in SMALL.items() if key in known and not isinstance(known[key], list | dict)}
     build, inputs = zoos.hf(kind, {**changes, **EXTRA.get(kind, {})})
     if isinstance(inputs, dict):
         inputs = {key: re.sub(r"^2x\d+:int", f"2x{TOKENS}:int", text) for key, text in inputs.items()}
-    return build, INPUTS.get(kind, inputs)
+    return build, INPUTS.get(kind, inputs or {"pixel_values": "2x3x128x128"})

@@ -206,6 +206,21 @@ class ChannelsDropped(nn.Module):
         return x
 
 
+@near("SIG104", "16x64")
+class LayersLeftOut(nn.Module):
+    """LayerDrop: a draw decides whether the layer runs, and masks nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(2))
+
+    def forward(self, x):
+        for layer in self.layers:
+            if not (self.training and torch.rand([]) < 0.1):
+                x = x + F.dropout(layer(x).tanh(), 0.3, self.training)
+        return x
+
+
 @near("SIG104", "64x16")
 def rescaled_paths():
     return nn.Sequential(nn.Linear(16, 16), DropPath(), nn.Tanh(), nn.Linear(16, 4))

@@ -262,6 +262,9 @@ SILENT = {
     "subsampling on purpose": (sequence(conv(3, 8, 1, stride=2), nn.Tanh), "4x3x15x15"),
     "ceil_mode": (net(lambda m, x: F.max_pool2d(F.gelu(m.a(x)), 2, ceil_mode=True), a=conv(3, 8, 3, padding=1)), "4x3x15x15"),
     "kernel as large as the map": (sequence(conv(3, 8, 7), nn.Tanh), "4x3x7x7"),
+    "padding by name": (
+        sequence(lambda: nn.Conv2d(3, 8, 3, padding="valid", bias=False), nn.Tanh, lambda: nn.Conv2d(8, 8, 3, padding="same")), "4x3x15x15"
+    ),
     "dilation within the map": (sequence(conv(3, 8, 3, padding=6, dilation=6), nn.Tanh), "4x3x13x13"),
     "pairs on purpose": (net(lambda m, x: (y := m.a(x))[:, None] - y[None], a=linear(16, 4)), "8x16"),
     "keepdim": (net(lambda m, x: m.a(x) * m.b(x).mean(-1, keepdim=True), a=linear(16, 1), b=linear(16, 4)), "8x16"),

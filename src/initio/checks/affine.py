@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from initio.checks.framework import Context
@@ -13,7 +13,7 @@ from initio.core.scalar import Scalar
 
 __all__ = [
     "ACTIVATIONS", "BATCH_NORMS", "NONNEGATIVE", "NORMS", "PLAIN", "Affine", "Drop", "activation", "affines", "back", "carried", "drops",
-    "of_event", "place", "readers", "scalar_of",
+    "of_event", "per_axis", "place", "readers", "scalar_of",
 ]  # fmt: skip
 
 PLAIN = frozenset(
@@ -144,12 +144,17 @@ def _affine(context: Context, node: Node) -> Affine | None:
     if operation == "convolution":
         bias = context.parameters.get(node.inputs[2]) if len(node.inputs) > 2 else None
         groups, transposed = int(node.args[8]), bool(node.args[6])
-        steps = {"stride": tuple(node.args[3]), "padding": tuple(node.args[4]), "dilation": tuple(node.args[5])}
+        steps = {what: per_axis(node.args[3 + number], len(shape) - 2) for number, what in enumerate(("stride", "padding", "dilation"))}
         return Affine(node, parameter, bias, entering, node.outputs[0] or 0, shape, "convolution", groups, transposed, **steps)
     while (maker := context.producers.get(entering)) is not None and maker.event == node.event and name(maker) in VIEWS:
         entering = maker.inputs[0]
     leaving, bias = _leaving(context, node, bias)
     return Affine(node, parameter, bias, entering, leaving, shape[::-1] if len(shape) == 2 else (1, *shape), "linear")
+
+
+def per_axis(setting: Sequence[int], axes: int) -> tuple[int, ...]:
+    """A stride, padding or dilation for every axis; one number (padding="valid") stands for all."""
+    return tuple(setting) * (axes if len(setting) == 1 else 1)
 
 
 def _leaving(context: Context, node: Node, bias: Parameter | None) -> tuple[int, Parameter | None]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from initio.checks.affine import place
+from initio.checks.affine import per_axis, place
 from initio.checks.framework import Context, Found, check
 from initio.checks.graph import name
 from initio.core.record import Node
@@ -86,7 +86,8 @@ def _window(context: Context, node: Node) -> tuple[Sequence[int], Sequence[int],
     operation = name(node)
     if operation == "convolution" and not node.args[6]:
         kernel = context.record.values[node.inputs[1]].shape[2:]
-        return kernel, node.args[3], node.args[4], node.args[5]
+        stride, padding, dilation = (per_axis(setting, len(kernel)) for setting in node.args[3:6])
+        return kernel, stride, padding, dilation
     if operation in ("max_pool2d_with_indices", "avg_pool2d", "avg_pool3d", "max_pool3d_with_indices"):
         kernel = tuple(node.args[1])
         whole = len(kernel)

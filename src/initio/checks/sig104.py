@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from initio.checks.framework import Context, Found, check
-from initio.checks.graph import DROPOUT, name
+from initio.checks.graph import DROPOUT, name, reached
 from initio.core.analysis import Analysis
 from initio.core.record import Call, Node, Record
 
@@ -123,7 +123,9 @@ def _draws(context: Context, node: Node) -> bool:
         return False
     kept = next((a for a in node.args if isinstance(a, float)), None)
     after = [n for v in node.outputs if v is not None for n in context.consumers.get(v, ())]
-    return not any(name(n) == "div" and kept is not None and kept in n.args[1:] for n in after)
+    if any(name(n) == "div" and kept is not None and kept in n.args[1:] for n in after):
+        return False
+    return bool(reached(context.record, [v for v in node.outputs if v is not None]) & context.carrying)  # not for the control flow alone
 
 
 def _within(record: Record, call: Call, outer: Call) -> bool:
