@@ -105,6 +105,7 @@ REASONS: dict[tuple[str, str], str] = {
     ("hf:mra", "GRD102"): "true on this machine: without its CUDA kernel the library puts zeros in place of the attention",
     ("hf:mobilenet_v1", "DRP101"): "true: classifier_dropout_prob is 0.999, the share that the original kept",
     ("hf:swiftformer", "GRD103"): "true: the softmax runs over the last axis, where the scores have one entry",
+    ("hf:cvt", "ATT102"): "true: the scale is embed_dim ** -0.5, whatever the number of heads",
     ("hf:prophetnet", "BAT102"): "true: the predicting streams attend to later positions, and a changed token changes earlier scores",
 }
 """(model, code) → why the finding stands."""

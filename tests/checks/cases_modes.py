@@ -206,6 +206,47 @@ class ChannelsDropped(nn.Module):
         return x
 
 
+@fault("SIG104", "16x8x64")
+class PathsNotRescaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.head = nn.Linear(64, 64), nn.Linear(64, 2)
+
+    def forward(self, x):
+        y = self.linear(x).tanh()
+        if self.training:
+            y = y * torch.floor(torch.rand(x.shape[0], 1, 1) + 0.6)
+        return self.head(y)
+
+
+@near("SIG104", "16x8x64")
+class FlooredPaths(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(3))
+
+    def forward(self, x):
+        for layer, keep in zip(self.layers, (0.9, 0.8, 0.7), strict=True):
+            y = layer(x).tanh()
+            if self.training:
+                y = y.div(keep) * torch.floor(torch.rand(x.shape[0], 1, 1) + keep)
+            x = x + y
+        return x
+
+
+@near("SIG104", "16x64")
+class Thresholded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.head = nn.Linear(64, 64), nn.Linear(64, 2)
+
+    def forward(self, x):
+        x = self.linear(x).tanh()
+        if self.training:
+            x = x * (torch.rand_like(x) > 0.3) / (1 - 0.3)
+        return self.head(x)
+
+
 @near("SIG104", "16x64")
 class LayersLeftOut(nn.Module):
     """LayerDrop: a draw decides whether the layer runs, and masks nothing."""

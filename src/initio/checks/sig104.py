@@ -121,11 +121,23 @@ def _draws(context: Context, node: Node) -> bool:
     """Whether the node draws a mask other than that of torch's own dropout, which divides by the share that it keeps."""
     if node.phase != "forward" or name(node) not in RANDOM or node.function in (*DROPOUT, "scaled_dot_product_attention", "rrelu"):
         return False
-    kept = next((a for a in node.args if isinstance(a, float)), None)
-    after = [n for v in node.outputs if v is not None for n in context.consumers.get(v, ())]
-    if any(name(n) == "div" and kept is not None and kept in n.args[1:] for n in after):
-        return False
-    return bool(reached(context.record, [v for v in node.outputs if v is not None]) & context.carrying)  # not for the control flow alone
+    values = [v for v in node.outputs if v is not None]
+    masked = bool(reached(context.record, values) & context.carrying)  # not for the control flow alone
+    return masked and not _rescaled(context, node)
+
+
+def _rescaled(context: Context, node: Node) -> bool:
+    """Whether what the mask keeps is divided by the share that is kept, before or after: x / k · floor(u + k), x · (u > p) / (1 − p)."""
+    mask = reached(context.record, [v for v in node.outputs if v is not None], lambda n: any(v in context.carrying for v in n.inputs))
+    made = [n for v in mask if (n := context.producers.get(v)) is not None]
+    shares = {a for n in made for a in n.args if isinstance(a, float)}
+    shares |= {1 - share for share in shares}
+    products = [n for v in mask for n in context.consumers.get(v, ()) if any(i in context.carrying for i in n.inputs)]
+    near = [*made, *(p for n in products for v in n.inputs if (p := context.producers.get(v)) is not None)]
+    near += [n for each in products for v in each.outputs if v is not None for n in context.consumers.get(v, ())]
+    scales = [(n, a) for n in near for a in n.args[1:] if isinstance(a, (int, float)) and a]
+    factors = [a if name(n) == "div" else 1 / a for n, a in scales if name(n) in ("div", "mul")]
+    return any(math.isclose(factor, share, rel_tol=1e-6) for factor in factors for share in shares)
 
 
 def _within(record: Record, call: Call, outer: Call) -> bool:
