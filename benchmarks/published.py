@@ -102,7 +102,7 @@ REASONS: dict[tuple[str, str], str] = {
     ("torchvision:ssd300_vgg16", "SHP103"): "true: the heads keep 3x3 kernels on the last map, which has one position",
     ("torchvision:ssdlite320_mobilenet_v3_large", "SHP103"): "true: the last blocks keep 3x3 kernels on maps of 2x2",
     ("timm:xception41", "ACT103"): "true: the stem ends with the ReLU that the first block begins with",
-    ("hf:mra", "GRD102"): "true on this machine: without its CUDA kernel the library puts zeros in place of the attention",
+    ("hf:mra", "GRD102"): "true: where its CUDA kernel cannot be loaded, the library puts zeros in place of the attention",
     ("hf:mobilenet_v1", "DRP101"): "true: classifier_dropout_prob is 0.999, the share that the original kept",
     ("hf:swiftformer", "GRD103"): "true: the softmax runs over the last axis, where the scores have one entry",
     ("hf:cvt", "ATT102"): "true: the scale is embed_dim ** -0.5, whatever the number of heads",
