@@ -16,7 +16,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.polynomial.hermite_e import herme2poly, hermegauss, hermevander
-from scipy.interpolate import PchipInterpolator
 from scipy.special import ndtri
 
 from initio.core.axes import Array, Axis
@@ -150,23 +149,15 @@ def sum_factor(x: Moments, y: Moments, a: float, b: float, mean: Array, gram: Ar
     qx, qy = _quantiles(x, a, 256), _quantiles(y, b, 256)
     if qx is None or qy is None:
         return None
-    return shaped(x.axes, x.dims, mean, gram, sources, np.sort((qx[:, None] + qy[None]).ravel()), bounded=True)
+    return shaped(x.axes, x.dims, mean, gram, sources, np.sort((qx[:, None] + qy[None]).ravel()))
 
 
-def shaped(
-    axes: Sequence[Axis], dims: Sequence[int], mean: Array, gram: Array, sources: int, ordered: Array, bounded: bool = False
-) -> Factor | None:
-    """A law with the given moments whose shape, up to shift and scale by kind, has the equally likely values `ordered`.
-
-    A polynomial of a normal; where that misses 1 % of the spread and the law may be `bounded`, its quantiles themselves: the polynomial
-    leaves the range, by far beyond two standard deviations.
-    """
+def shaped(axes: Sequence[Axis], dims: Sequence[int], mean: Array, gram: Array, sources: int, ordered: Array) -> Factor | None:
+    """A law with the given moments whose shape, up to shift and scale by kind, has the equally likely values `ordered`."""
     spread = float(ordered.std())
     if spread <= 1e-9 * max(abs(float(ordered.mean())), 1e-300):
         return None
-    shape, missed = _polynomial(ordered / spread)
-    if bounded and missed > 0.01:
-        shape = _curve(ordered / spread)
+    shape = _polynomial(ordered / spread)
     diag = tuple(a.diagonal for a in axes)
     scale = math.sqrt(float(np.maximum(gram[diag] - mean * mean, 0.0).mean())) or 1.0
     fitted = _fitted(shape.then(affine(scale, 0.0)), axes, np.zeros_like(mean), np.ones_like(mean), mean, gram)
@@ -296,8 +287,8 @@ def _quantiles(x: Moments, factor: float, count: int) -> Array | None:
     return np.asarray(factor * f.fn(float(np.average(f.field.mean, weights=x.weights)) + math.sqrt(var) * z))
 
 
-def _polynomial(ordered: Array) -> tuple[Scalar, float]:
-    """The polynomial of a standard normal with the quantiles `ordered`, best in mean square, its variance kept; and how much of their spread it misses."""
+def _polynomial(ordered: Array) -> Scalar:
+    """The polynomial of a standard normal with the quantiles `ordered`, best in mean square, its variance kept."""
     z = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
     v = hermevander(z, DEGREE)
     c = (v.T @ ordered) / len(ordered) / np.array([math.factorial(k) for k in range(DEGREE + 1)], dtype=float)
@@ -305,24 +296,4 @@ def _polynomial(ordered: Array) -> tuple[Scalar, float]:
     made = sum(c[k] ** 2 * math.factorial(k) for k in range(1, DEGREE + 1))
     c[1:] *= math.sqrt(own / made)
     p = np.asarray(herme2poly(c), dtype=float)
-    missed = math.sqrt(float(np.mean((np.polynomial.polynomial.polyval(z, p) - ordered) ** 2)) / own)
-    return from_pieces("sum", (), (tuple(p.tolist()),), lambda t: np.polynomial.polynomial.polyval(t, p)), missed
-
-
-def _curve(ordered: Array) -> Scalar:
-    """The quantiles `ordered` as a function of a standard normal: monotone cubics between 49 of them (Fritsch and Carlson 1980), constant beyond."""
-    z = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
-    nodes = np.linspace(z[0], z[-1], 49)
-    line = PchipInterpolator(nodes, np.interp(nodes, z, ordered))
-    slope = line.derivative()
-    low, high = float(nodes[0]), float(nodes[-1])
-
-    def inside(x: Array) -> Array:
-        return np.asarray((x > low) & (x < high), dtype=float)
-
-    return Scalar(
-        "sum",
-        lambda x: np.asarray(line(np.clip(x, low, high))),
-        slope=lambda: Scalar("sum'", lambda x: np.asarray(slope(np.clip(x, low, high))) * inside(x), (low, high)),
-        increasing=True,
-    )
+    return from_pieces("sum", (), (tuple(p.tolist()),), lambda t: np.polynomial.polynomial.polyval(t, p))

@@ -45,9 +45,7 @@ def log_softmax(x: Moments, dim: int, *_: Any, **__: Any) -> Result:
 
 @rule("aten._log_softmax_backward_data")
 def log_softmax_backward(grad: Moments, y: Moments, dim: int, *_: Any) -> Result:
-    """dx = g − p Σ g: E[dx²] = E[g²] − (2 − T² E[p²]) E[(Σ g)²] / T², with T² E[p²] = e^s to first order in 1/T."""
-    if "logits" not in y.extra:
-        return Unknown("the logits of this log-softmax are not known")
+    """dx = g − p Σ g: E[dx²] = E[g²] − (2 − T² E[p²]) E[(Σ g)²] / T², with T² E[p²] = e^s to first order in 1/T, and at most T, as Σ p² ≤ 1."""
     d = dim % len(grad.dims)
     g = grad.with_axis(d)
     i = g.span(d)[0]
@@ -55,12 +53,22 @@ def log_softmax_backward(grad: Moments, y: Moments, dim: int, *_: Any) -> Result
     g = g.relabel(i, axis(n))
     summed = total(replace(g, law=(), extra={}), [d], keepdim=True).gram / n**2
     different, same = np.moveaxis(g.gram, i, 0)
-    grown = math.exp(y.extra["logits"]) - 1.0
+    grown = math.exp(min(y.extra["logits"] if "logits" in y.extra else _spread(y, d), math.log(n))) - 1.0
     gram = np.stack([different - summed - grown * summed / max(n - 1, 1), same - summed + grown * summed], axis=i)
     bit = fresh_source()
     return Moments.gaussian(
         g.axes, g.dims, np.zeros_like(g.mean), gram, bit | grad.sources, odd=bit, claim=worst(grad.claim, y.claim, "rule")
     ).without_ones()
+
+
+def _spread(y: Moments, d: int) -> float:
+    """Variance of the logits x of y = x − log Σ exp x: half of E (y_i − y_j)² along dimension d."""
+    y = y.with_axis(d)
+    i = y.span(d)[0]
+    y = y.relabel(i, axis(y.axes[i].size))
+    different, same = np.moveaxis(y.gram, i, 0)
+    at = tuple(a.diagonal for k, a in enumerate(y.axes) if k != i)
+    return max(float(np.mean(same[at] - different[at])), 0.0)
 
 
 @rule("aten.nll_loss_forward", "aten.nll_loss2d_forward")
