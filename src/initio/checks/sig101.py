@@ -9,7 +9,7 @@ import numpy as np
 
 from initio.checks.framework import Context, Found, check
 from initio.checks.graph import name, reached
-from initio.checks.spine import CONTRACTIONS, RESETS, collapse, decay, layers, segments, varying
+from initio.checks.spine import CONTRACTIONS, RESETS, collapse, decay, layers, segments
 from initio.core.finding import Fix
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.39e38, "float32": 3.40e38, "float64": 1.8e308}
@@ -67,7 +67,7 @@ def vanishing_signal(context: Context) -> Iterator[Found]:
             continue  # SIG102: the signal stays, its differences don't
         summaries = [analysis.of(layer.value) for layer in run]
         # Biases keep a dead signal from shrinking, so what vanishes is the part in which samples differ; what overflows is the whole.
-        moments = [s.second if math.isnan(s.varying) else v for v, s in zip(varying(summaries), summaries, strict=True)]
+        moments = [s.second if math.isnan(s.varying) else s.varying for s in summaries]
         course = decay(moments)
         if course is None or course.direction == "exploding":
             moments = [s.second for s in summaries]

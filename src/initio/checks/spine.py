@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from initio.checks.framework import Context
-from initio.core.analysis import Summary
 from initio.core.record import Node
 
-__all__ = ["CONTRACTIONS", "RESETS", "WORST", "Decay", "Layer", "collapse", "decay", "layers", "segments", "varying"]
+__all__ = ["CONTRACTIONS", "RESETS", "WORST", "Decay", "Layer", "collapse", "decay", "layers", "segments"]
 
 CONTRACTIONS = frozenset({"mm", "addmm", "bmm", "baddbmm", "convolution", "linear", "_convolution", "mv", "addmv", "matmul"})
 RESETS = frozenset(
@@ -30,8 +29,6 @@ WORST = 1e-6
 """Second moments in a ratio beyond this or its inverse (a thousandfold rms) are no longer explained by a few odd layers."""
 COLLAPSED = 1e-4
 """A share of the signal below this, in which samples differ, is lost in rounding and in the noise of training."""
-RESOLVED = 1e-6
-"""Of a second moment, the share below which a difference of two predictions may be their error."""
 STEADY = 0.6
 """Share of the steps that must go the way of the whole: a single small layer (a head that starts near zero) is no decay with depth."""
 
@@ -124,20 +121,8 @@ def collapse(context: Context, run: Sequence[Layer]) -> Decay | None:
     known = [s for s in summaries if s.second > 0 and not math.isnan(s.varying)]
     if len(known) < LEAST_DEPTH or known[-1].second < known[0].second / 30:
         return None
-    course = decay(
-        [v / s.second if s.second > 0 else math.nan for v, s in zip(varying(summaries), summaries, strict=True)], worst=COLLAPSED
-    )
+    course = decay([s.varying / s.second if s.second > 0 else math.nan for s in summaries], worst=COLLAPSED)
     return course if course is not None and course.direction == "vanishing" else None
-
-
-def varying(summaries: Sequence[Summary]) -> list[float]:
-    """The part of each second moment in which samples differ; NaN from where it has reached the error of its prediction and stays there."""
-    found: list[float] = []
-    for summary in summaries:
-        small = summary.varying < RESOLVED * summary.second
-        stays = bool(found) and (math.isnan(found[-1]) or summary.varying > found[-1] / 2)
-        found.append(math.nan if small and stays else summary.varying)
-    return found
 
 
 def decay(moments: Sequence[float], *, worst: float = WORST) -> Decay | None:
