@@ -16,10 +16,15 @@ INITIO = [sys.executable, "-c", "from initio.cli import main; main()"]
 
 
 def start(*arguments):
+    """The command as from a terminal: started in the background, the tests themselves may have Ctrl-C ignored."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*INITIO, "sweep", *map(str, arguments)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a handler, unlike an ignored signal, is not inherited
+    try:
+        return subprocess.Popen(
+            [*INITIO, "sweep", *map(str, arguments)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def finished(store):
