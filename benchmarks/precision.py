@@ -150,8 +150,7 @@ def page(found: dict[str, dict[str, Any]], names: Iterable[str]) -> str:
         "# Precision",
         "",
         "All checks, those on predicted moments included, on a training step of published models under their authors' initialisation;",
-        "a finding that stands has its reason beside it. Of more than two notes on one model, two are told and the codes of the others.",
-        "`python benchmarks/precision.py` writes this page; results stay until they are asked for again, as the package goes on.",
+        "a finding that stands has its reason beside it. `python benchmarks/precision.py` writes this page.",
         "",
         f"{len(good)} models ({', '.join(f'{count} of {library}' for library, count in libraries.items())}): "
         f"errors: {sum(f['severity'] == 'error' for _, f in gating)}, warnings: {sum(f['severity'] == 'warning' for _, f in gating)}, "

@@ -5,8 +5,6 @@ import textwrap
 
 import pytest
 
-import initio
-from initio.api.targets import resolve
 from initio.cli import status
 
 MODEL = """
@@ -169,38 +167,3 @@ def test_bad_input_is_told_with_its_place_and_writes_nothing(folder, capsys, arg
     assert said in " ".join(told.err.split())
     assert "Traceback" not in told.err
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
-
-
-NOTES = """
-from torch import nn
-
-INPUT = "8x3x15x15"
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.norm, self.pool = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.MaxPool2d(2)
-        self.b, self.c = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
-
-    def forward(self, x):
-        x = self.pool(self.norm(self.a(x)).relu())
-        return self.b(x).tanh() * self.c(x)
-"""
-
-
-def test_of_many_notes_two_are_told(folder, capsys):
-    (folder / "many.py").write_text(NOTES)
-    full = [finding["code"] for finding in told(capsys, "--select", "NRM,SHP,PRF")["findings"]]
-    assert sorted(full) == ["NRM101", "PRF101", "PRF103", "SHP102"]
-    few = told(capsys)
-    assert {finding["code"] for finding in few["findings"]} == {"NRM101", "SHP102"}
-    assert "2 more notes: --select PRF101,PRF103 shows them" in few["notes"]
-    assert initio.check(resolve("many.py:Net").build, "8x3x15x15").count("note") == 2
-    (folder / "many.py").write_text(NOTES.replace("nn.MaxPool2d(2)", "nn.MaxPool2d(3)  # initio: ignore[NRM101]"))
-    assert [finding["code"] for finding in told(capsys)["findings"]] == ["PRF101", "PRF103"]
-
-
-def told(capsys, *options):
-    assert status(["check", "many.py:Net", "--format", "json", *options]) == 0
-    return json.loads(capsys.readouterr().out)

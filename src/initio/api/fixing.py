@@ -164,7 +164,7 @@ class _Job:
                 raise InitioError("an input for this model", "none was given and none can be inferred", where=self.target, remedy=remedy)
             report = None
             if check:
-                report = steps.full_check(found.build, given, loss=self.loss or found.loss, train=self.train, target=self.target)
+                report = steps.check(found.build, given, loss=self.loss or found.loss, train=self.train, target=self.target)
                 report = _moved(self.keep(report), copy, self.root)
             ran = None
             if mode is not None:

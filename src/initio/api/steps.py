@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from initio.interpreters.places import Wrap
     from initio.interpreters.sample import Key, Measurement
 
-__all__ = ["Compared", "analyze", "check", "compare", "crash_error", "full_check", "measure"]
+__all__ = ["Compared", "analyze", "check", "compare", "crash_error", "measure"]
 
 MATCHING = ("mm", "addmm", "bmm", "baddbmm", "convolution")
 """Operations whose operands have one dtype."""
@@ -205,27 +205,9 @@ def check(
 ) -> Report:
     """Analyse a model and run the checks over it; `select` and `ignore` are prefixes of codes.
 
-    Of more than two notes, a remark gives the codes, unless codes are selected.
-
     Raises:
         InitioError: as `analyze`, and where the model's own code raises and no check says why.
     """
-    select = tuple(select)
-    report = full_check(model_or_factory, inputs, loss=loss, train=train, select=select, ignore=ignore, target=target)
-    return report if select else report.brief()
-
-
-def full_check(
-    model_or_factory: Any,
-    inputs: Any,
-    *,
-    loss: Loss = None,
-    train: bool = True,
-    select: Iterable[str] = (),
-    ignore: Iterable[str] = (),
-    target: str = "",
-) -> Report:
-    """`check` with all notes."""
     framework = importlib.import_module("initio.checks.framework")
     select, ignore = tuple(select), tuple(ignore)
     framework.validate((*select, *ignore))

@@ -64,8 +64,7 @@ def gather(request: Request, given: Settings, examples: Callable[[], Iterable[st
         possible = not request.static or (bool(code) and any(each.startswith(code) for each in STATIC))
         return possible and (selected(code, select, ignore) if code else not (select or ignore))
 
-    suppressed = [suppress(report, given.per_module, known, judged) for report in reports]
-    return suppressed if select or request.static else [report.brief() for report in suppressed]
+    return [suppress(report, given.per_module, known, judged) for report in reports]
 
 
 def _requests(request: Request, given: Settings, examples: Callable[[], Iterable[str]]) -> list[Request]:
@@ -102,7 +101,8 @@ def _texts(inputs: Any) -> list[str] | None:
 
 
 def _timed(request: Request, select: tuple[str, ...], ignore: tuple[str, ...]) -> Report:
-    from initio.api.steps import crash_error, full_check
+    from initio.api import check
+    from initio.api.steps import crash_error
     from initio.checks.framework import EXPLAINS_CRASH
     from initio.cli.app import resolved
     from initio.cli.deadline import deadline
@@ -111,8 +111,7 @@ def _timed(request: Request, select: tuple[str, ...], ignore: tuple[str, ...]) -
     with deadline(request.timeout, target):
         found, given = resolved(target, request.inputs, request.args)
         train = not request.evaluate
-        options: dict[str, Any] = {"loss": request.loss or found.loss, "select": select, "ignore": ignore, "target": target}
-        report = full_check(found.build, given, train=train, **options)
+        report = check(found.build, given, loss=request.loss or found.loss, train=train, select=select, ignore=ignore, target=target)
     crash, codes = report.analysis.record.crash, {finding.code for finding in report.findings}
     if crash is not None and not codes & (set(EXPLAINS_CRASH) - {"SHP105"}):
         told = next((finding for finding in report.findings if finding.code == "SHP105"), None)

@@ -15,8 +15,6 @@ __all__ = ["REPORT_SCHEMA", "SEVERITIES", "Report", "exit_status", "selected"]
 
 REPORT_SCHEMA = "initio.report/1"
 SEVERITIES = ("error", "warning", "note")
-NOTES = 2
-"""Notes on one model beyond this number are told by their codes alone, unless codes were selected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +45,6 @@ class Report:
         """The report restricted to codes that begin with one of `select` (all where empty) and with none of `ignore`."""
         kept = tuple(finding for finding in self.findings if selected(finding.code, select, ignore))
         return replace(self, findings=kept, ignored=self.ignored + len(self.findings) - len(kept))
-
-    def brief(self) -> Report:
-        """The report with at most `NOTES` notes, those on speed alone last; a remark says which codes have more."""
-        notes = sorted((f for f in self.findings if f.severity == "note"), key=lambda finding: finding.code.startswith("PRF"))
-        more = notes[NOTES:]
-        if not more:
-            return self
-        codes = ",".join(dict.fromkeys(finding.code for finding in more))
-        said = f"{len(more)} more note{'s' if len(more) > 1 else ''}: --select {codes} shows {'them' if len(more) > 1 else 'it'}"
-        return replace(self, findings=tuple(f for f in self.findings if f not in more), remarks=(*self.remarks, said))
 
     def to_dict(self) -> dict[str, Any]:
         """The report as nested dicts and lists."""
