@@ -241,7 +241,7 @@ def joint(x: Moments, y: Moments, *, cotangents: bool = False) -> Array | None:
     for i, f in enumerate(x.law):
         for j, g in enumerate(y.law):
             r = relation(f.field, g.field, x.axes)
-            if r is None and (_uncorrelated(x, g.field) or _uncorrelated(y, f.field) or (cotangents and _of_two_signs(f.field, g.field))):
+            if r is None and (_uncorrelated(x, g.field) or _uncorrelated(y, f.field) or (cotangents and _of_two_signs(x, i, y, j))):
                 r = 0.0
             if r is None:
                 return None
@@ -272,9 +272,16 @@ def joint(x: Moments, y: Moments, *, cotangents: bool = False) -> Array | None:
     return out
 
 
-def _of_two_signs(f: Field, g: Field) -> bool:
-    """Whether one field (of mean zero) belongs to a cotangent and the other, of some mean, to the forward values beside one: odd and even in the cotangent's sign."""
-    return bool(np.any(f.mean)) != bool(np.any(g.mean))
+def _of_two_signs(x: Moments, i: int, y: Moments, j: int) -> bool:
+    """Whether of a factor of x and one of y just one is what carries the cotangent, G of G m₁ m₂ …: odd in its sign, where forward values are even."""
+    of_x, of_y = _carrier(x), _carrier(y)
+    return of_x is not None and of_y is not None and (i == of_x) != (j == of_y)
+
+
+def _carrier(x: Moments) -> int | None:
+    """The only factor of a law that is a Gaussian field of zero mean itself."""
+    plain = [k for k, f in enumerate(x.law) if f.fn.linear is not None and f.fn.linear[1] == 0.0 and not np.any(f.field.mean)]
+    return plain[0] if len(plain) == 1 else None
 
 
 def _uncorrelated(x: Moments, g: Field) -> bool:
@@ -542,8 +549,8 @@ def _few(terms: tuple[Moments, ...]) -> tuple[Moments, ...]:
 
 def _masks(t: Moments) -> tuple[Factor, ...] | None:
     """The other factors of a term G m₁ m₂ …, G a Gaussian field of zero mean."""
-    plain = [k for k, f in enumerate(t.law) if f.fn.linear is not None and f.fn.linear[1] == 0.0 and not np.any(f.field.mean)]
-    return tuple(f for k, f in enumerate(t.law) if k != plain[0]) if len(plain) == 1 and len(t.law) > 1 else None
+    carrier = _carrier(t)
+    return None if carrier is None or len(t.law) == 1 else tuple(f for k, f in enumerate(t.law) if k != carrier)
 
 
 def _same_factors(left: Sequence[Factor], right: Sequence[Factor]) -> bool:
