@@ -20,6 +20,7 @@ from initio.core.axes import Array, Axis, refine
 from initio.core.gaussian import expect, expect2
 from initio.core.moments import Cross, Factor, Field, Moments, Unknown, View, along, fresh_source, pair_values, worst
 from initio.core.pairs import product_moments, sum_factor
+from initio.core.parts import expected, given, matched
 from initio.core.scalar import IDENTITY, Scalar, affine
 
 __all__ = [
@@ -501,12 +502,12 @@ def add(x: Moments, y: Moments, a: float = 1.0, b: float = 1.0, *, cotangents: b
         if len(terms) <= FEW:
             extra["terms"] = terms
     crossed = _cross_of_sum(x, y, a, b)
-    if not extra and _matters(x, y, a, b) and independent(x, y):
+    if not cotangents and _matters(x, y, a, b) and independent(x, y):
         factor = sum_factor(x, y, a, b, mean, gram, sources)
         if factor is not None:
-            made = Moments(x.axes, x.dims, mean, gram, (factor,), sources, odd, claim)
+            made = Moments(x.axes, x.dims, mean, gram, (factor,), sources, odd, claim, extra)
             slope, _ = pair_values(x.axes, made.slope())
-            kept = tuple(Cross(c.id, c.view, c.cov / slope) for c in crossed)
+            kept = tuple(Cross(c.id, c.view, c.cov / slope, given=given(c, x, y, a, b)) for c in crossed)
             return replace(made, law=(Factor(factor.fn, replace(factor.field, cross=kept)),))
     return Moments.gaussian(x.axes, x.dims, mean, gram, sources, odd=odd, claim=claim, cross=crossed, **extra)
 
@@ -515,7 +516,7 @@ def _matters(x: Moments, y: Moments, a: float, b: float) -> bool:
     """Whether a part that is not Gaussian has a noticeable share of the variance of a X + b Y."""
     parts = [(a * a * float((x.weights * (x.second - x.mean**2)).sum()), x), (b * b * float((y.weights * (y.second - y.mean**2)).sum()), y)]
     everything = sum(v for v, _ in parts)
-    return any(v > 0.02 * everything and len(z.law) == 1 and z.law[0].fn.linear is None for v, z in parts)
+    return any(v > 0.02 * everything and (len(z.law) > 1 or any(f.fn.linear is None for f in z.law)) for v, z in parts)
 
 
 def _terms(x: Moments) -> tuple[Moments, ...]:
@@ -752,7 +753,10 @@ def conditioned(x: Moments, y: Moments) -> Moments:
 
 
 def _dependent_product(x: Moments, y: Moments, sources: int, odd: int, claim: str) -> Moments | None:
-    """Product of factors of which some share a field, or one pair is jointly Gaussian."""
+    """Product of factors of which some share a field, or one pair is jointly Gaussian.
+
+    Of such a pair f(u) g(v), the law keeps E[f(u) | v] g(v).
+    """
     law = list(x.law)
     pending: list[tuple[int, Factor, Array]] = []
     for g in y.law:
@@ -763,7 +767,7 @@ def _dependent_product(x: Moments, y: Moments, sources: int, odd: int, claim: st
             r = relation(f.field, g.field, x.axes)
             if r is None:
                 return None
-            if not isinstance(r, (float, int)):
+            if not isinstance(r, (float, int)) and np.any(r):
                 pending.append((i, g, r))
                 break
         else:
@@ -774,7 +778,7 @@ def _dependent_product(x: Moments, y: Moments, sources: int, odd: int, claim: st
     gram: Array = np.ones([a.P for a in x.axes])
     for i, f in enumerate(law):
         if pending and pending[0][0] == i:
-            m2, g2 = product_moments(f, pending[0][1], pending[0][2], x.axes)
+            m2, g2 = product_moments(f, pending[0][1], matched(f, pending[0][1], pending[0][2], x), x.axes)
         else:
             m, s = _mean_var(f.field, x.axes)
             m2, g2 = np.asarray(expect(f.fn, m, s)), pair_expectation(f.fn, f.field, x.axes)
@@ -782,7 +786,15 @@ def _dependent_product(x: Moments, y: Moments, sources: int, odd: int, claim: st
     if not pending:
         return Moments(x.axes, x.dims, mean, gram, tuple(law), sources, odd, claim)
     made = Moments.gaussian(x.axes, x.dims, mean, gram, sources, odd=odd, claim=claim)
-    return conditioned(made, replace(y, extra={})) if len(y.law) == 1 else made
+    if len(y.law) != 1:
+        return made
+    i, g, cov = pending[0]
+    shared = expected(law[i], g, cov, x)
+    if shared is None:
+        return conditioned(made, replace(y, extra={}))
+    g = Factor(g.fn.times(shared), g.field)
+    mean = np.asarray(expect(g.fn, *_mean_var(g.field, x.axes)))
+    return conditioned(made, Moments(x.axes, x.dims, mean, pair_expectation(g.fn, g.field, x.axes), (g,), y.sources))
 
 
 # -- sums over axes ----------------------------------------------------------------------------------------------

@@ -86,12 +86,14 @@ class Cross:
     """Cov(this field, another field seen through `view`), one number for each pair class.
 
     Where axes of several kinds were averaged over, `rows` keeps the covariance by the other field's kind on them, in leading dimensions.
+    `given`, where this field is the law of a sum with a term of the other one: values of the other, and of this one given each, standardised.
     """
 
     id: int
     view: View
     cov: Array
     rows: Array | None = None
+    given: Callable[[], tuple[Array, Array]] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -307,7 +309,7 @@ class Moments:
             for c in f.field.cross:
                 seen = on_view(c.view)
                 if seen is not None:
-                    cross.append(Cross(c.id, seen, once(on_gram, c.cov), _each(on_gram, c)))
+                    cross.append(Cross(c.id, seen, once(on_gram, c.cov), _each(on_gram, c), c.given))
             factors.append(
                 Factor(
                     f.fn,

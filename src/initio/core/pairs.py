@@ -21,6 +21,7 @@ from scipy.special import ndtr, ndtri
 from initio.core.axes import Array, Axis
 from initio.core.gaussian import expect, expect2, stein
 from initio.core.moments import Cross, Factor, Moments, pair_values
+from initio.core.parts import quantiles
 from initio.core.scalar import Scalar, affine, from_pieces
 
 __all__ = ["product_moments", "refitted", "shaped", "sum_factor"]
@@ -144,11 +145,9 @@ def _tables(f: Scalar, g: Scalar, mf: Array, vf: Array, mg: Array, vg: Array, ow
 
 def sum_factor(x: Moments, y: Moments, a: float, b: float, mean: Array, gram: Array, sources: int) -> Factor | None:
     """a X + b Y of independent X, Y as a polynomial of a Gaussian field with the same mean and gram; None where it is Gaussian anyway."""
-    if len(x.law) != 1 or len(y.law) != 1 or (x.law[0].fn.linear is not None and y.law[0].fn.linear is not None):
+    if all(len(z.law) == 1 and z.law[0].fn.linear is not None for z in (x, y)):
         return None
-    qx, qy = _quantiles(x, a, 256), _quantiles(y, b, 256)
-    if qx is None or qy is None:
-        return None
+    qx, qy = quantiles(x, a, 256), quantiles(y, b, 256)
     return shaped(x.axes, x.dims, mean, gram, sources, np.sort((qx[:, None] + qy[None]).ravel()), bounded=True)
 
 
@@ -284,17 +283,6 @@ def _matching(fn: Scalar, axes: Sequence[Axis], mean: Array, var: Array, slope: 
         cov = np.clip(cov + (gram - got) / (gu * gv), -limit, limit)
     cov[tuple(a.diagonal for a in axes)] = var
     return cov
-
-
-def _quantiles(x: Moments, factor: float, count: int) -> Array | None:
-    """Equally likely values of factor · X, all kinds together."""
-    f = x.law[0]
-    diag = tuple(a.diagonal for a in x.axes)
-    var = float(np.average(f.field.gram[diag] - f.field.mean**2, weights=x.weights))
-    if var < 0:
-        return None
-    z = ndtri((np.arange(count) + 0.5) / count)
-    return np.asarray(factor * f.fn(float(np.average(f.field.mean, weights=x.weights)) + math.sqrt(var) * z))
 
 
 def _polynomial(ordered: Array) -> tuple[Scalar, float]:
