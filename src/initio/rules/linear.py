@@ -20,6 +20,7 @@ from initio.core.overlap import Mixed, inherited, marked, overlap_of, summed
 from initio.core.pieces import cut, pieces_of
 from initio.core.scalar import IDENTITY
 from initio.rules.indexing import lookup, scattered
+from initio.rules.pulled import with_excess
 from initio.rules.scale_free import gains, radial, remember_along, remember_fan, tilt_of, without_radial_sums
 from initio.rules.structure import join
 from initio.rules.table import Result, context, rule
@@ -162,7 +163,8 @@ def _remember(out: Moments, weight: Moments, x: Moments, spec: str, flip: bool) 
 @rule("aten.mm")
 def mm(x: Moments, y: Moments) -> Result:
     """Σ_k x_ik y_kj."""
-    return product(x, y, "ik,kj->ij")
+    out = product(x, y, "ik,kj->ij")
+    return with_excess(out, x, y) if context().backward and isinstance(out, Moments) else out
 
 
 @rule("aten.bmm")

@@ -5,17 +5,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from initio.core.algebra import add, apply, average, multiply, scale, total
-from initio.core.axes import axis
+from initio.core.algebra import add, apply, average, multiply, same_axes, scale, total
+from initio.core.axes import Array, Axis, axis
 from initio.core.functions import function
-from initio.core.moments import Moments, Unknown, fresh_source, worst
+from initio.core.moments import Moments, Unknown, fresh_source, pair_values, worst
 from initio.core.scalar import from_pieces, power
-from initio.rules.softmax import SHARP, varying
+from initio.core.softmax import agreement, log_sum, log_sum_covariance, softmax_entropy, value_excess
+from initio.rules.pulled import along_input, note_excess
+from initio.rules.softmax import varying
 from initio.rules.table import Result, context, rule
 
 __all__: list[str] = []
@@ -23,52 +26,89 @@ __all__: list[str] = []
 
 @rule("aten._log_softmax", "aten.log_softmax")
 def log_softmax(x: Moments, dim: int, *_: Any, **__: Any) -> Result:
-    """y = v − log Σ e^v, v the part of x that varies over the axis: log Σ e^v is log T + s/2 − (e^s − 1)/(2T) with variance (e^s − 1)/T."""
+    """y = v − L, L = log Σ e^v, v the part of x that varies over the axis, Cov(v_j, L′) = Cov(v_j, v′_j) / T."""
     d = dim % len(x.dims)
     x = replace(x.with_axis(d), extra={})
     i = x.span(d)[0]
     n = x.axes[i].size
     x = x.relabel(i, axis(n))
-    cov = varying(x, i)
-    others = [a for j, a in enumerate(x.axes) if j != i]
-    s = float(cov[tuple(a.diagonal for a in others)].mean())
-    if s > min(SHARP, math.log(1.0 + 0.2 * n)):
-        return Unknown(f"a log-softmax of logits with variance {s:.3g}: the logarithm of the sum is not nearly normal")
-    level = math.log(n) + s / 2 - math.expm1(s) / (2 * n)
-    shared = np.expm1(np.minimum(cov, s)) / n  # Cov(log Σ e^v, log Σ e^v′)
-    both = shared - 2.0 * cov / n
-    gram = np.stack([both, cov + both], axis=i) + level**2
-    mean = np.full([a.K for a in x.axes], -level)
+    spread, cov, others = _logits(x, i)
+    largest = float(spread.max(initial=0.0))
+    if largest > math.log(1.0 + 0.2 * n) and (len(x.law) != 1 or x.law[0].fn.linear is None):
+        return Unknown(f"a log-softmax of logits that are not normal and have variance {largest:.3g}")
+    own = spread[tuple(a.diagonal for a in others)]
+    level = _each(lambda s: log_sum(s, n)[0], own)
+    u, v = pair_values(others, level)
+    both = u * v + _each(lambda s, c: log_sum_covariance(s, c, n), spread, cov) - 2.0 * cov / n
+    gram = np.stack([both, cov + both], axis=i)
+    mean = np.expand_dims(-level, i)
     bit = fresh_source()
-    return Moments.gaussian(x.axes, x.dims, mean, gram, bit | x.sources, claim=worst(x.claim, "rule"), logits=s).without_ones()
+    return Moments.gaussian(x.axes, x.dims, mean, gram, bit | x.sources, claim=worst(x.claim, "rule")).without_ones()
 
 
 @rule("aten._log_softmax_backward_data")
 def log_softmax_backward(grad: Moments, y: Moments, dim: int, *_: Any) -> Result:
-    """dx = g − p Σ g: E[dx²] = E[g²] − (2 − T² E[p²]) E[(Σ g)²] / T², with T² E[p²] = e^s to first order in 1/T, and at most T, as Σ p² ≤ 1."""
+    """dx = g − p G, G = Σ g: E[dx dx′] = E[g g′] − (2 / T² − E[p p′]) E[G G′]; and v · dx = v · g − (v · p) G."""
     d = dim % len(grad.dims)
-    g = grad.with_axis(d)
+    g, y = grad.with_axis(d), y.with_axis(d)
+    for e in range(len(y.dims)):
+        if y.shape[e] > 1:
+            g, y = same_axes([g, y], [e, e])
     i = g.span(d)[0]
     n = g.axes[i].size
-    g = g.relabel(i, axis(n))
+    g, y = g.relabel(i, axis(n)), y.relabel(i, axis(n))
     summed = total(replace(g, law=(), extra={}), [d], keepdim=True).gram / n**2
     different, same = np.moveaxis(g.gram, i, 0)
-    grown = math.exp(min(y.extra["logits"] if "logits" in y.extra else _spread(y, d), math.log(n))) - 1.0
+    spread, cov, others = _logits(y, i)
+    together = _each(lambda s, c: agreement(s, c, n), spread, cov)
+    grown = n * together - 1.0
     gram = np.stack([different - summed - grown * summed / max(n - 1, 1), same - summed + grown * summed], axis=i)
     bit = fresh_source()
-    return Moments.gaussian(
+    dx = Moments.gaussian(
         g.axes, g.dims, np.zeros_like(g.mean), gram, bit | grad.sources, odd=bit, claim=worst(grad.claim, y.claim, "rule")
     ).without_ones()
+    if d == len(grad.dims) - 1 and n > 1:
+        _note_logits(dx, grad, y, n * n * summed, n * (same - summed + grown * summed), (spread, cov, together), others)
+    return dx
 
 
-def _spread(y: Moments, d: int) -> float:
-    """Variance of the logits x of y = x − log Σ exp x: half of E (y_i − y_j)² along dimension d."""
-    y = y.with_axis(d)
-    i = y.span(d)[0]
-    y = y.relabel(i, axis(y.axes[i].size))
-    different, same = np.moveaxis(y.gram, i, 0)
-    at = tuple(a.diagonal for k, a in enumerate(y.axes) if k != i)
-    return max(float(np.mean(same[at] - different[at])), 0.0)
+def _note_logits(
+    dx: Moments, grad: Moments, y: Moments, square: Array, matched: Array, logits: tuple[Array, Array, Array], others: list[Axis]
+) -> None:
+    """E[(v · dx)(v′ · dx′)] from E[G G′] and E[dx · dx′].
+
+    Exact for one sample, and for samples without covariance, whose inputs have none either; in proportion to E Σ p p′ − 1/T between. Where g was not
+    independent of y, v · dx = y · g + H G with H = L − v · p; else v · dx = v · g − (v · p) G.
+    """
+    spread, cov, together = logits
+    n, lead = y.shape[-1], tuple(a for a in others if a.size > 1)
+    share = (together - 1.0 / n) / np.maximum(_each(lambda s: agreement(s, s, n), spread) - 1.0 / n, 1e-300)
+    known = along_input(grad, y, lead)
+    if known is None:
+        excess = square * share * _each(lambda s: value_excess(s, n) / s**2 if s > 0 else 0.0, spread)
+    else:
+        entropy, scatter = (_each(lambda s, k=k: softmax_entropy(s, n)[k], spread) for k in (0, 1))
+        whole = known.square + 2.0 * entropy * known.summed + (entropy**2 + share * scatter) * square
+        excess = (whole - cov * matched) / np.where(spread > 0, spread, 1.0) ** 2
+    note_excess(dx, lead, excess)
+
+
+def _logits(x: Moments, i: int) -> tuple[Array, Array, list[Axis]]:
+    """Variance (of two rows: the geometric mean) and covariance of what varies over axis i, of logits or their log-softmax, by pair class of the other axes."""
+    cov = varying(x, i)
+    others = [a for j, a in enumerate(x.axes) if j != i]
+    u, v = pair_values(others, np.maximum(cov[tuple(a.diagonal for a in others)], 0.0))
+    return np.maximum(np.sqrt(u * v), np.abs(cov)), cov, others
+
+
+def _each(fn: Callable[..., float], *arrays: Array) -> Array:
+    """fn of every entry, once for each distinct one."""
+    known: dict[tuple[float, ...], float] = {}
+    out = np.empty(np.shape(arrays[0]))
+    for index in np.ndindex(out.shape):
+        key = tuple(float(f"{a[index]:.9g}") for a in arrays)
+        out[index] = known[key] = known[key] if key in known else fn(*key)
+    return out
 
 
 @rule("aten.nll_loss_forward", "aten.nll_loss2d_forward")
