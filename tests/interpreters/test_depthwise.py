@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+import initio
 from initio.capture.initializers import construct
 from initio.capture.program import record
 from initio.core.distribution import Distribution
@@ -44,3 +45,22 @@ def test_pooled_values_scatter_as_their_filters_tie_positions():
     for kernel, stride in ((3, 1), (5, 1), (3, 2)):
         predicted, measured, error = spread(kernel, stride)
         assert abs(predicted - measured) < 3 * error + 0.02 * measured, (kernel, stride, predicted, measured, error)
+
+
+def _block(kernel: int) -> nn.Module:
+    point = nn.Conv2d(32, 64, 1, bias=False)
+    filters = nn.Conv2d(64, 64, kernel, padding=kernel // 2, groups=64, bias=False)
+    return nn.Sequential(point, nn.BatchNorm2d(64), nn.Hardswish(), filters, nn.BatchNorm2d(64), nn.Hardswish())
+
+
+def test_a_tap_makes_its_own_gradient_follow_the_input():
+    """E w⁴ = 3 σ⁴ of one tap: behind hardswish, large inputs have larger gradients, and pass more of them."""
+    for kernel in (3, 5):
+        torch.manual_seed(0)
+        shape = (8, 32, 12, 12)
+        compared = initio.compare(
+            initio.analyze(lambda k=kernel: _block(k), shape), initio.measure(lambda k=kernel: _block(k), shape, draws=24, progress=False)
+        )
+        ratio = {row.key[0]: row.predicted / row.measured for row in compared.cotangents.rows}
+        assert abs(ratio["1"] - 1.0) < 0.02, (kernel, ratio)
+        assert abs(ratio["3"] - 1.0) < 0.02, (kernel, ratio)  # E[1 / |w|²] of uniform weights

@@ -270,7 +270,7 @@ def axis_map(source: Axis, taps: Taps, labels: Axis | None = None, cap: int = CA
         signature = np.round(np.concatenate([reads, squares], axis=1), 9)
         _, groups = np.unique(signature, axis=0, return_inverse=True)
         lags = taps.reach(source.lags, summed) if source.lags or summed else 0
-        out = axis(n_out, _cap(groups.ravel(), FEW if lags else cap), lags)
+        out = axis(n_out, _cap(_mirrored(groups.ravel()) if lags else groups.ravel(), FEW if lags else cap), lags)
     else:
         out = labels
     kinds_out = out.label_array()
@@ -433,6 +433,16 @@ def cross_matrix(source: Axis, out: Axis, taps: Taps) -> Array:
     return matrix
 
 
+def _mirrored(groups: Labels) -> Labels:
+    """More than `FEW` kinds with those that are each other's mirror image made one: the two borders of a map, which strides tell apart."""
+    if int(groups.max()) + 1 <= FEW:
+        return groups
+    back = groups[::-1]
+    alike = [bool(np.all(back[groups == k] == back[np.argmax(groups == k)])) for k in range(int(groups.max()) + 1)]
+    to = [min(k, int(back[np.argmax(groups == k)])) if alike[k] and alike[back[np.argmax(groups == k)]] else k for k in range(len(alike))]
+    return np.unique(np.array(to)[groups], return_inverse=True)[1].ravel()
+
+
 def _cap(groups: Labels, cap: int) -> Labels:
     """Merge the kinds that lie farthest from both borders until `cap` are left."""
     n, kinds = len(groups), int(groups.max()) + 1
@@ -528,4 +538,4 @@ def refine(a: Axis, b: Axis, cap: int = CAP) -> Axis:
     _, groups = np.unique(fine, return_inverse=True)
     groups = groups.ravel()
     most = FEW if lags else max(cap, a.K, b.K)
-    return axis(a.size, groups if int(groups.max()) + 1 <= most else _cap(groups, most), lags)
+    return axis(a.size, groups if int(groups.max()) + 1 <= most else _cap(_mirrored(groups) if lags else groups, most), lags)

@@ -311,7 +311,7 @@ def from_distribution(d: Distribution, shape: tuple[int, ...], *, weight: bool =
         if d.family == "uniform" and len(made.axes) == 1 and d.variance > 0:
             made = _uniform(made, d)
     if weight:
-        made.extra["weight"] = True
+        made.extra["weight"] = d.kurtosis
     return made
 
 

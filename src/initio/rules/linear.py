@@ -278,7 +278,7 @@ def convolution(
         if isinstance(made, Unknown):
             return made
         out = made
-    remember_fan(out, math.prod(_fan(w, taps, groups, transposed)))
+    remember_fan(out, math.prod(_fan(w, taps, groups, transposed)), w.extra.get("weight", 3.0))
     return replace(out, dims=out.dims[1:]) if unbatched else out
 
 
@@ -456,13 +456,15 @@ def _tilted(dx: Moments, grad: Moments, x: Moments, w: Moments, taps: Sequence[T
     With S = ∂ Cov(grad_q, grad_q′) / ∂ Cov(ŷ_q, ŷ_q′) and V the mean of Var y, to the first order in each,
     E[w_k w_l Cov(grad_q, grad_q′ | w)] = σ⁴/V (S C_pp − 2 C_kl (Cov(grad_q, grad_q′) + S Cov(ŷ_q, ŷ_q′))), q = p − k, q′ = p − l, C_kl the covariance
     of the inputs under two taps: the norm divides by √Var y, and Cov(ŷ_q, ŷ_q′ | w) holds w_k w_l C_pp / V. The part with S holds for all pairs
-    of positions, E[dx_p dx_p′] ∋ C_pp′: dx contains α (x − E x) of a random α for each channel, Var α = σ⁴/V Σ_{k≠l} S.
+    of positions, E[dx_p dx_p′] ∋ C_pp′: dx contains α (x − E x) of a random α for each channel, Var α = σ⁴/V Σ_{k≠l} S. A tap by itself,
+    k = l, has E w⁴ / E w² w′² for 1: of its part of α, one takes the place of what E w² grad grad′ holds on average, and all of it for
+    single entries, since the norm keeps Var ŷ_q whatever w_k is.
     """
     noted = tilt_of(grad)
     n = len(taps)
     if noted is None or w.shape[1] != 1 or w.shape[0] != x.shape[1] or dx.shape != x.shape:
         return dx
-    tilt, normal, variance, harmonic, fan = noted
+    tilt, normal, variance, harmonic, (alone, paired) = noted
     dx, x = broadcast(dx, x)
     lead = len(x.axes) - n
     if grad.axes[:lead] != x.axes[:lead] or any(len(x.span(d)) != 1 for d in range(1, 2 + n)):
@@ -479,7 +481,7 @@ def _tilted(dx: Moments, grad: Moments, x: Moments, w: Moments, taps: Sequence[T
     own: list[Any] = [slice(None)] * len(x.axes)
     own[x.span(1)[0]] = x.axes[x.span(1)[0]].diagonal
     channel = tuple(own)
-    size = (fan / (fan + 2.0) if math.isfinite(fan) else 1.0) * w.total_second**2 / variance
+    size = w.total_second**2 / variance
     gram, alpha = dx.gram.copy(), np.zeros_like(dx.gram)
     inputs = _by_distance(x, n)
     met = harmonic * grad.gram + tilt * normal
@@ -489,11 +491,18 @@ def _tilted(dx: Moments, grad: Moments, x: Moments, w: Moments, taps: Sequence[T
             pairs = met
             for i, (t, d) in enumerate(zip(taps, distance, strict=True)):
                 pairs = along(_tap_pairs(grad.axes[lead + i], t.transposed(), x.axes[lead + i], d), pairs, lead + i)
-            gram[channel] -= (2.0 * size * c * pairs)[channel]
-    alpha[channel] = (size * crossed(tilt))[channel]
+            gram[channel] -= (2.0 * size * paired * c * pairs)[channel]
+    single = tilt
+    for i, m in enumerate(back, lead):
+        single = along(m.incoherent, single, i)
+    alpha[channel] = size * (paired * crossed(tilt) + alone * single)[channel]
     centred = scale(x, 1.0, -x.total_mean)
-    added = alpha * centred.gram
-    own_part = added[tuple(a.diagonal for a in dx.axes)]
+    added, same = alpha * centred.gram, tuple(a.diagonal for a in dx.axes)
+    replaced = np.zeros_like(gram)
+    replaced[channel] = (size * paired * single * centred.gram)[channel]
+    replaced[same] *= alone / paired
+    gram = gram - replaced
+    own_part = added[same]
     if np.any(own_part < 0.0) or float((dx.weights * own_part).sum()) < 1e-3 * dx.total_second:  # too little to tell it from the rest
         return Moments.gaussian(dx.axes, dx.dims, dx.mean, gram + added, dx.sources, odd=dx.odd, claim=dx.claim)
     rest = Moments.gaussian(dx.axes, dx.dims, dx.mean, gram, dx.sources, odd=dx.odd, claim=dx.claim)

@@ -12,12 +12,13 @@ import numpy as np
 
 from initio.core.algebra import add, average, broadcast, multiply, pair_expectation, scalar_value, scale, total
 from initio.core.axes import Array, Axis, merge_map
+from initio.core.gaussian import expect
 from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_source, pair_values, worst
 from initio.core.overlap import marked, overlap_of
 from initio.core.pairs import refitted
 from initio.core.scalar import IDENTITY
 from initio.core.spectrum import self_normalised
-from initio.rules.scale_free import divided_by_own_scale, fan_in, orthogonal, own_scale, remember_tilt, without_radial
+from initio.rules.scale_free import divided_by_own_scale, fan_in, fourths, freedom, orthogonal, own_scale, remember_tilt, without_radial
 from initio.rules.structure import times
 from initio.rules.table import Result, context, rule
 
@@ -81,9 +82,7 @@ def _normalised(x: Moments, over: Sequence[int], eps: float, centre: bool) -> tu
     made = Moments.gaussian(x.axes, x.dims, mean / deviation, normal, x.sources, odd=x.odd, claim=worst(x.claim, "rule"), cross=cross)
     factor = refitted(x, made.mean, normal)
     if factor is None and len(x.law) == 1 and x.law[0].fn is IDENTITY and x.law[0].field.scatter is not None:
-        # the scale of a filter cancels: E[w₁² w₂² / |w|⁴] = 1 / n (n + 2) where E[w₁² w₂²] / (E|w|²)² = 1 / n²
-        fan = fan_in(x)
-        scatter = x.law[0].field.scatter / (u * v) ** 2 * (fan / (fan + 2.0) if np.isfinite(fan) else 1.0)
+        scatter = x.law[0].field.scatter / (u * v) ** 2 * fourths(x)[1]  # the scale of a filter cancels
         factor = Factor(IDENTITY, replace(made.law[0].field, scatter=scatter))
     return marked(made if factor is None else replace(made, law=(factor,)), *overlap_of(x)), inverse**-0.5
 
@@ -129,6 +128,8 @@ def _self_normalised(gram: Array, normal: Array, axes: Sequence[Axis], eps: floa
     return normal * np.divide(made, together, out=np.ones_like(made), where=together != 0)[pick], inverse
 
 
+STEP = 1e-3
+"""Relative change of a variance for a derivative."""
 NEAREST = 8
 """Most fields that an array was made of whose covariance with its normalised values is kept."""
 FEW = 0.002
@@ -264,7 +265,7 @@ def batch_norm(x: Moments, w: Moments | None, b: Moments | None, rm: Moments | N
     fan = fan_in(x)
     through, kept, within = 1.0, 0.0, 0.0
     if np.isfinite(fan):
-        fixed, through, kept, within = own_scale(_mean_share(xhat, over), fan, min(xhat.total_second, 1.0))
+        fixed, through, kept, within = own_scale(_mean_share(xhat, over), freedom(x), min(xhat.total_second, 1.0))
         deviation = deviation * fixed**0.5
     y = _affine(xhat, w, b, [1], len(x.dims))
     mean, inverse = _saved(x, xhat, deviation, over, [d for d in range(len(x.dims)) if d != 1], False)
@@ -378,7 +379,10 @@ def _cotangents(
 
 
 def _note_tilt(dx: Moments, g: Moments | Unknown, y: Moments, eps: float, inverse: Moments) -> None:
-    """Of g = Σ h φ(x̂), the parts E[φ′] h x̂: their covariances follow those of x̂ (Price 1958, at ρ = 0), less what the projection takes away."""
+    """Of g = Σ h φ(x̂), the parts E[φ′] h x̂: their covariances follow those of x̂ (Price 1958, at ρ = 0), less what the projection takes away.
+
+    For single entries, ∂ E[g²] / ∂ Var x̂: the norm fixes the variance of x̂, but not how much of it comes from each of its terms.
+    """
     xhat: Moments = inverse.extra["normalised"]
     if isinstance(g, Unknown) or len(xhat.law) != 1 or xhat.law[0].field.scatter is None:
         return
@@ -386,7 +390,8 @@ def _note_tilt(dx: Moments, g: Moments | Unknown, y: Moments, eps: float, invers
     if g.axes != dx.axes:
         return
     own = xhat.law[0].field
-    tilt = np.zeros_like(g.gram)
+    same = tuple(a.diagonal for a in g.axes)
+    tilt, entries = np.zeros_like(g.gram), np.zeros_like(g.gram[same])
     for term in g.terms or (g,):
         mine = [f for f in term.law if f.field.id == own.id and f.field.view == own.view]
         if len(mine) != 1 or len(term.law) < 2 or term.axes != g.axes or np.any(term.mean):
@@ -395,13 +400,16 @@ def _note_tilt(dx: Moments, g: Moments | Unknown, y: Moments, eps: float, invers
         u, v = pair_values(g.axes, Moments(g.axes, g.dims, own.mean, own.gram, (f,)).slope())
         both = pair_expectation(f.fn, f.field, g.axes)
         tilt = tilt + np.divide(term.gram * u * v, both, out=np.zeros_like(both), where=np.abs(both) > 1e-3 * np.abs(both).max())
+        square, variance = f.fn.times(f.fn), np.maximum(own.gram[same] - own.mean**2, 0.0)
+        up, down = (np.asarray(expect(square, own.mean, variance * (1.0 + t))) for t in (STEP, -STEP))
+        entries = entries + term.second * np.divide(up - down, STEP * (up + down), out=np.zeros_like(up), where=up + down > 0)
     first, second, both = _averages(tilt, g.axes, inverse.extra["over"])
     tilt = tilt - first - second + both
-    tilt[tuple(a.diagonal for a in g.axes)] = 0.0  # the norm fixes the variance of x̂
+    tilt[same] = entries
     first, second, both = _averages(y.gram, y.axes, inverse.extra["over"])
     variance = float((y.weights * (y.gram - first - second + both)[tuple(a.diagonal for a in y.axes)]).sum()) + eps
     harmonic = float((inverse.extra["normalised"].weights * inverse.extra["deviation"] ** 2).sum())
-    remember_tilt(dx, tilt / variance, xhat.gram, variance, harmonic / variance, inverse.extra["fan"])
+    remember_tilt(dx, tilt / variance, xhat.gram, variance, harmonic / variance, fourths(y))
 
 
 def _cancelled(x: Moments) -> Moments:

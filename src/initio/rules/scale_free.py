@@ -27,6 +27,8 @@ from initio.rules.table import context
 __all__ = [
     "divided_by_own_scale",
     "fan_in",
+    "fourths",
+    "freedom",
     "gains",
     "orthogonal",
     "own_scale",
@@ -48,23 +50,38 @@ def _memory(name: str) -> dict[int, Any]:
     return uses.setdefault(name, {})
 
 
-def remember_fan(y: Moments, fan: float) -> None:
-    """Note that entries of y are sums over `fan` independent terms with weights of their own."""
+def remember_fan(y: Moments, fan: float, kurtosis: float) -> None:
+    """Note that entries of y are sums over `fan` independent terms with weights of their own, of this kurtosis E w⁴ / σ⁴."""
     if len(y.law) == 1:
-        _memory("fan")[y.law[0].field.id] = fan
+        _memory("fan")[y.law[0].field.id] = (fan, kurtosis)
 
 
 def fan_in(y: Moments) -> float:
     """The noted number of terms, infinite where none was noted."""
     if len(y.law) != 1 or y.law[0].fn.linear is None:
         return np.inf
-    return _memory("fan").get(y.law[0].field.id, np.inf)
+    return _memory("fan").get(y.law[0].field.id, (np.inf, 3.0))[0]
+
+
+def fourths(y: Moments) -> tuple[float, float]:
+    """E[b²] n² and E[b b′] n² of the shares b = w² / |w|² of two of the n weights of an entry: 3 n / (n + 2) and n / (n + 2) of normal ones."""
+    n, kurtosis = _memory("fan").get(y.law[0].field.id, (np.inf, 3.0)) if len(y.law) == 1 else (np.inf, 3.0)
+    if not 1.0 < n < np.inf:
+        return kurtosis, 1.0
+    own = kurtosis * n / (n + kurtosis - 1.0)
+    return own, (1.0 - own / n) / (1.0 - 1.0 / n)
+
+
+def freedom(y: Moments) -> float:
+    """Of |w|², the degrees of freedom of a χ² variable with the same relative variance."""
+    n, kurtosis = _memory("fan").get(y.law[0].field.id, (np.inf, 3.0)) if len(y.law) == 1 else (np.inf, 3.0)
+    return 2.0 * n / (kurtosis - 1.0)
 
 
 def own_scale(share: float, fan: float, normal: float) -> tuple[float, float, float, float]:
     """What the scatter of |w|² from filter to filter does to a norm of y = Σ_c w_c x_c over `fan` independent x_c.
 
-    s = |w|² t: |w|² / E|w|² is a χ² variable of `fan` degrees of freedom over their number, t a Gamma variable of relative variance
+    s = |w|² t: |w|² / E|w|² is a χ² variable of `fan` (see `freedom`) degrees of freedom over their number, t a Gamma variable of relative variance
     2 · `share`, the inverse number of independent entries; `normal` is E s / (E s + ε). Returned are E[1/(s + ε)] where |w| is fixed, in
     units of what it is, E[|w|²/(s + ε)] in units of E|w|² E[1/(s + ε)], and, as m = mean g ŷ goes with √ρ, E[ρ (1 − ρ)²] / E ρ and E[ρ (1 − ρ)² / |w|²] E|w|² / E ρ.
     """
@@ -90,13 +107,13 @@ def _gamma(shape: float) -> tuple[Array, Array]:
     return np.exp(y), density / density.sum()
 
 
-def remember_tilt(dx: Moments, tilt: Array, normal: Array, variance: float, harmonic: float, fan: float) -> None:
-    """Note, for the cotangent dx of y: ∂ Cov(dx_q, dx_q') / ∂ Cov(ŷ_q, ŷ_q') and Cov(ŷ_q, ŷ_q') by pair class; V = E[Var y + ε], 1 / (V E[1/(Var y + ε)]), its fan-in."""
+def remember_tilt(dx: Moments, tilt: Array, normal: Array, variance: float, harmonic: float, shares: tuple[float, float]) -> None:
+    """Note, for the cotangent dx of y: ∂ Cov(dx_q, dx_q') / ∂ Cov(ŷ_q, ŷ_q') and Cov(ŷ_q, ŷ_q') by pair class; V = E[Var y + ε], 1 / (V E[1/(Var y + ε)]), `fourths`."""
     if len(dx.law) == 1 and np.any(tilt):
-        _memory("tilt")[dx.law[0].field.id] = (tilt, normal, variance, harmonic, fan)
+        _memory("tilt")[dx.law[0].field.id] = (tilt, normal, variance, harmonic, shares)
 
 
-def tilt_of(grad: Moments) -> tuple[Array, Array, float, float, float] | None:
+def tilt_of(grad: Moments) -> tuple[Array, Array, float, float, tuple[float, float]] | None:
     """What `remember_tilt` noted for this cotangent."""
     found = _memory("tilt").get(grad.law[0].field.id) if len(grad.law) == 1 else None
     times = _multiple(grad.law[0]) if found is not None else None
