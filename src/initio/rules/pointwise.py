@@ -14,6 +14,7 @@ from initio.core.overlap import summed
 from initio.core.pieces import each_piece, made_of
 from initio.core.scalar import Scalar, power
 from initio.rules.routing import shares_of
+from initio.rules.rows import over_rows
 from initio.rules.scatter import assembled
 from initio.rules.structure import join, times
 from initio.rules.table import Result, context, rule
@@ -40,7 +41,8 @@ def _function(name: str, *args: Any, **kwargs: Any) -> Scalar:
 def _unary(name: str) -> None:
     @rule(f"aten.{name}", near=True)
     def run(x: Moments, *args: Any, **kwargs: Any) -> Moments:
-        return apply(x, _function(name, *args, **kwargs))
+        fn = _function(name, *args, **kwargs)
+        return over_rows(apply(x, fn), x, fn)
 
     run.__doc__ = f"y = {name}(x): E f(u) and E[f(u) f(v)] over the law of x."
 
@@ -99,7 +101,8 @@ for _name in _UNARY:
 @rule("aten.log_sigmoid_forward", near=True)
 def log_sigmoid_forward(x: Moments) -> Result:
     """log σ(x), and a buffer."""
-    return apply(x, _function("logsigmoid")), None
+    fn = _function("logsigmoid")
+    return over_rows(apply(x, fn), x, fn), None
 
 
 @rule("aten.clamp", "aten.clip", "aten.clamp_min", "aten.clamp_max", near=True)
