@@ -62,5 +62,14 @@ def test_a_tap_makes_its_own_gradient_follow_the_input():
             initio.analyze(lambda k=kernel: _block(k), shape), initio.measure(lambda k=kernel: _block(k), shape, draws=24, progress=False)
         )
         ratio = {row.key[0]: row.predicted / row.measured for row in compared.cotangents.rows}
-        assert abs(ratio["1"] - 1.0) < 0.02, (kernel, ratio)
+        assert abs(ratio["1"] - 1.0) < 0.01, (kernel, ratio)
         assert abs(ratio["3"] - 1.0) < 0.02, (kernel, ratio)  # E[1 / |w|²] of uniform weights
+
+
+def test_sums_of_few_terms_have_heavier_tails():
+    """E f(ŷ)² of a convex f is larger where ŷ is a sum of nine skewed terms: E ŷ⁴ = 3 + κ₄ Σ b²."""
+    torch.manual_seed(0)
+    shape = (8, 32, 12, 12)
+    compared = initio.compare(initio.analyze(lambda: _block(3), shape), initio.measure(lambda: _block(3), shape, draws=24, progress=False))
+    ratio = {row.key[0]: row.predicted / row.measured for row in compared.outputs.rows}
+    assert abs(ratio["5"] - 1.0) < 0.008, ratio

@@ -22,7 +22,7 @@ from initio.core.scalar import IDENTITY
 from initio.rules.indexing import lookup, scattered
 from initio.rules.pulled import with_excess
 from initio.rules.rows import after_bias, note_rows
-from initio.rules.scale_free import gains, radial, remember_along, remember_fan, tilt_of, without_radial_sums
+from initio.rules.scale_free import fourth_cumulant, gains, radial, remember_along, remember_fan, tilt_of, without_radial_sums
 from initio.rules.structure import join
 from initio.rules.table import Result, context, rule
 from initio.rules.tied import remember_embedding, tied_product
@@ -288,7 +288,7 @@ def convolution(
         if isinstance(made, Unknown):
             return made
         out = made
-    remember_fan(out, math.prod(_fan(w, taps, groups, transposed)), w.extra.get("weight", 3.0))
+    remember_fan(out, x, math.prod(_fan(w, taps, groups, transposed)), w.extra.get("weight", 3.0))
     return replace(out, dims=out.dims[1:]) if unbatched else out
 
 
@@ -384,7 +384,7 @@ def _scatter(y: Moments, x: Moments, second: float, maps: Sequence[AxisMap]) -> 
         at[i] = x.axes[i].K ** 2
     kept = [x.axes[i] for i in range(len(x.axes)) if isinstance(at[i], slice)]
     value = _beyond_others(x, (*x.span(1), *x.span(2)))[tuple(at)] ** 2
-    value[tuple(a.diagonal for a in kept)] += 0.5 * _fourth_cumulant(x)
+    value[tuple(a.diagonal for a in kept)] += 0.5 * fourth_cumulant(x)
     for i, m in enumerate(maps, len(kept) - len(maps)):
         value = along(m.coherent, value, i)
     value = second**2 * math.prod(x.shape[2:3]) * value
@@ -395,19 +395,6 @@ def _scatter(y: Moments, x: Moments, second: float, maps: Sequence[AxisMap]) -> 
     out[tuple(place)] = value
     out[tuple(a.diagonal for a in y.axes)] = 0.0
     return out
-
-
-def _fourth_cumulant(x: Moments) -> float:
-    """κ₄ of an entry, averaged over kinds; 0 where its law is not one function of a normal."""
-    if len(x.law) != 1:
-        return 0.0
-    f = x.law[0]
-    var = np.maximum(f.field.gram[tuple(a.diagonal for a in x.axes)] - f.field.mean**2, 0.0)
-    z, w = np.polynomial.hermite_e.hermegauss(64)
-    values = f.fn(float((x.weights * f.field.mean).sum()) + math.sqrt(float((x.weights * var).sum())) * z)
-    w = w / w.sum()
-    values = values - values @ w
-    return float(values**4 @ w - 3.0 * (values**2 @ w) ** 2)
 
 
 def _remember_convolution(out: Moments, w: Moments, x: Moments) -> Moments:

@@ -15,10 +15,20 @@ from initio.core.axes import Array, Axis, merge_map
 from initio.core.gaussian import expect
 from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_source, pair_values, worst
 from initio.core.overlap import marked, overlap_of
-from initio.core.pairs import refitted
+from initio.core.pairs import heavier, refitted
 from initio.core.scalar import IDENTITY
 from initio.core.spectrum import self_normalised
-from initio.rules.scale_free import divided_by_own_scale, fan_in, fourths, freedom, orthogonal, own_scale, remember_tilt, without_radial
+from initio.rules.scale_free import (
+    divided_by_own_scale,
+    excess,
+    fan_in,
+    fourths,
+    freedom,
+    orthogonal,
+    own_scale,
+    remember_tilt,
+    without_radial,
+)
 from initio.rules.structure import times
 from initio.rules.table import Result, context, rule
 
@@ -81,9 +91,12 @@ def _normalised(x: Moments, over: Sequence[int], eps: float, centre: bool) -> tu
     )
     made = Moments.gaussian(x.axes, x.dims, mean / deviation, normal, x.sources, odd=x.odd, claim=worst(x.claim, "rule"), cross=cross)
     factor = refitted(x, made.mean, normal)
-    if factor is None and len(x.law) == 1 and x.law[0].fn is IDENTITY and x.law[0].field.scatter is not None:
-        scatter = x.law[0].field.scatter / (u * v) ** 2 * fourths(x)[1]  # the scale of a filter cancels
-        factor = Factor(IDENTITY, replace(made.law[0].field, scatter=scatter))
+    if factor is None and len(x.law) == 1 and x.law[0].fn is IDENTITY:
+        scatter = x.law[0].field.scatter
+        scatter = None if scatter is None else scatter / (u * v) ** 2 * fourths(x)[1]  # the scale of a filter cancels
+        factor = heavier(made, excess(x), scatter) if excess(x) > HEAVY else None
+        if factor is None and scatter is not None:
+            factor = Factor(IDENTITY, replace(made.law[0].field, scatter=scatter))
     return marked(made if factor is None else replace(made, law=(factor,)), *overlap_of(x)), inverse**-0.5
 
 
@@ -128,6 +141,8 @@ def _self_normalised(gram: Array, normal: Array, axes: Sequence[Axis], eps: floa
     return normal * np.divide(made, together, out=np.ones_like(made), where=together != 0)[pick], inverse
 
 
+HEAVY = 0.02
+"""Excess kurtosis above which a sum of few terms is not a normal."""
 STEP = 1e-3
 """Relative change of a variance for a derivative."""
 NEAREST = 8

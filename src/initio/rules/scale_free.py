@@ -26,7 +26,9 @@ from initio.rules.table import context
 
 __all__ = [
     "divided_by_own_scale",
+    "excess",
     "fan_in",
+    "fourth_cumulant",
     "fourths",
     "freedom",
     "gains",
@@ -41,6 +43,8 @@ __all__ = [
     "without_radial_sums",
 ]
 
+FEW = 64
+"""Most terms of a sum whose law is told from a normal one."""
 SMALL = 0.02
 """Share of the radial part below which it is left alone."""
 
@@ -50,10 +54,13 @@ def _memory(name: str) -> dict[int, Any]:
     return uses.setdefault(name, {})
 
 
-def remember_fan(y: Moments, fan: float, kurtosis: float) -> None:
-    """Note that entries of y are sums over `fan` independent terms with weights of their own, of this kurtosis E w⁴ / σ⁴."""
+def remember_fan(y: Moments, x: Moments, fan: float, kurtosis: float) -> None:
+    """Note that entries of y are sums over `fan` independent x with weights of their own, of this kurtosis E w⁴ / σ⁴."""
     if len(y.law) == 1:
         _memory("fan")[y.law[0].field.id] = (fan, kurtosis)
+        if fan <= FEW and not context().backward:
+            variance = float((x.weights * (x.second - x.mean**2)).sum())
+            _memory("cumulant")[y.law[0].field.id] = fourth_cumulant(x) / variance**2 if variance > 0 else 0.0
 
 
 def fan_in(y: Moments) -> float:
@@ -70,6 +77,25 @@ def fourths(y: Moments) -> tuple[float, float]:
         return kurtosis, 1.0
     own = kurtosis * n / (n + kurtosis - 1.0)
     return own, (1.0 - own / n) / (1.0 - 1.0 / n)
+
+
+def excess(y: Moments) -> float:
+    """E ŷ⁴ − 3 of an entry over the deviation of its channel: κ₄ / Var² of one term times E Σ b²."""
+    found = _memory("cumulant").get(y.law[0].field.id, 0.0) if len(y.law) == 1 and y.law[0].fn.linear is not None else 0.0
+    return found * fourths(y)[0] / fan_in(y) if found else 0.0
+
+
+def fourth_cumulant(x: Moments) -> float:
+    """κ₄ of an entry, averaged over kinds; 0 where its law is not one function of a normal."""
+    if len(x.law) != 1:
+        return 0.0
+    f = x.law[0]
+    var = np.maximum(f.field.gram[tuple(a.diagonal for a in x.axes)] - f.field.mean**2, 0.0)
+    z, w = np.polynomial.hermite_e.hermegauss(64)
+    values = f.fn(float((x.weights * f.field.mean).sum()) + math.sqrt(float((x.weights * var).sum())) * z)
+    w = w / w.sum()
+    values = values - values @ w
+    return float(values**4 @ w - 3.0 * (values**2 @ w) ** 2)
 
 
 def freedom(y: Moments) -> float:
