@@ -60,3 +60,15 @@ def test_the_law_of_a_mean_square():
     one, two, _ = spread.of(FUNCTIONS["square"], 0.0, 4.0)
     assert one == pytest.approx([2.0, 6.0])
     assert two == pytest.approx([12.0, 108.0])
+
+
+def test_functions_made_of_several_operations_keep_to_their_own_laws():
+    class Unit(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """x / √(1 + x²) (Carlile et al. 2017)."""
+            return x * torch.rsqrt(1.0 + x * x)
+
+    made = initio.analyze(lambda: Stack(Unit, 4, 32, 1.0), (4, 32))
+    for path in ("0", "3"):
+        assert made.modules[path].claim == "rule"
+        assert 0.1 < made.modules[path].rms < 1.0

@@ -39,24 +39,26 @@ def note_rows(out: Moments, weight: Moments, x: Moments) -> None:
     if found is None or len(out.law) != 1 or np.any(weight.mean):
         return
     f = found[0]
-    known = _memory("rows").get(f.field.id)
-    if known is None:
+    known, function = _memory("rows").get((f.field.id, f.fn)), _memory("functions of rows").get((f.field.id, f.fn))
+    if function is not None:
+        rows, fn, mean, variance = function
+    elif known is not None:
+        rows, fn, mean, variance = known[0], IDENTITY, *found[1:]
+    else:
         mean = float(f.field.mean.ravel()[0])
         if x.claim != "exact" or np.any(f.field.gram.ravel()[:-1] != mean * mean):
             return
-        made = FIXED.averaged(f.fn, mean, float(f.field.gram.ravel()[-1]) - mean * mean, x.shape[-1], float(weight.extra["weight"]))
-    else:
-        fn, mean, variance = _memory("functions of rows").get((f.field.id, f.fn), (IDENTITY, *found[1:]))
-        made = known[0].averaged(fn, mean, variance, x.shape[-1], float(weight.extra["weight"]))
-    _memory("rows")[out.law[0].field.id] = made
+        rows, fn, variance = FIXED, f.fn, float(f.field.gram.ravel()[-1]) - mean * mean
+    made = rows.averaged(fn, mean, variance, x.shape[-1], float(weight.extra["weight"]))
+    _memory("rows")[out.law[0].field.id, out.law[0].fn] = made
 
 
 def after_bias(made: Moments, out: Moments, bias: Moments, alpha: float, beta: float) -> None:
     """The same for α out + β bias."""
-    known = _memory("rows").get(out.law[0].field.id) if len(out.law) == 1 else None
+    known = _memory("rows").get((out.law[0].field.id, out.law[0].fn)) if len(out.law) == 1 else None
     if known is not None and len(made.law) == 1:
         own, constant = alpha**2 * out.total_second, beta**2 * bias.total_second
-        _memory("rows")[made.law[0].field.id] = tuple(law.beside(own, constant) for law in known)
+        _memory("rows")[made.law[0].field.id, made.law[0].fn] = tuple(law.beside(own, constant) for law in known)
 
 
 def over_rows(y: Moments, x: Moments, fn: Scalar) -> Moments:
@@ -65,11 +67,11 @@ def over_rows(y: Moments, x: Moments, fn: Scalar) -> Moments:
     Pairs of one row have independent features given its q. Pairs of rows change in proportion to their correlation: q is the same for rows that are equal.
     """
     found = _single(x)
-    known = _memory("rows").get(found[0].field.id) if found is not None and len(y.law) == 1 else None
+    known = _memory("rows").get((found[0].field.id, found[0].fn)) if found is not None and len(y.law) == 1 else None
     if found is None or known is None or y.law[0].field.id != found[0].field.id:
         return y
     (f, mean, variance), (rows, single) = found, known
-    _memory("functions of rows")[f.field.id, y.law[0].fn] = (fn, mean, variance)
+    _memory("functions of rows")[f.field.id, y.law[0].fn] = (rows, fn, mean, variance)
     if fn.homogeneous and mean == 0.0:
         return y
     (whole, _, _), (one, two, _), (plain, square, _) = (law.of(fn, mean, variance) for law in (rows, single, FIXED))
