@@ -459,12 +459,15 @@ def _tilted(dx: Moments, grad: Moments, x: Moments, w: Moments, taps: Sequence[T
     """
     noted = tilt_of(grad)
     n = len(taps)
-    if noted is None or w.shape[1] != 1 or w.shape[0] != x.shape[1] or dx.shape != x.shape:
+    if noted is None or w.shape[1] != 1 or w.shape[0] % x.shape[1] or dx.shape != x.shape:
         return dx
     tilt, normal, variance, harmonic, (alone, paired) = noted
     dx, x = broadcast(dx, x)
     lead = len(x.axes) - n
-    if grad.axes[:lead] != x.axes[:lead] or any(len(x.span(d)) != 1 for d in range(1, 2 + n)):
+    if any(len(x.span(d)) != 1 for d in range(1, 2 + n)) or len(grad.axes) != len(x.axes):
+        return dx
+    at = x.span(1)[0]
+    if any(a is not b for i, (a, b) in enumerate(zip(grad.axes[:lead], x.axes[:lead], strict=True)) if i != at or a.K > 1 or b.K > 1):
         return dx
     back = [axis_map(grad.axes[lead + i], t.transposed(), x.axes[lead + i]) for i, t in enumerate(taps)]
 
@@ -476,9 +479,9 @@ def _tilted(dx: Moments, grad: Moments, x: Moments, w: Moments, taps: Sequence[T
         return together - apart
 
     own: list[Any] = [slice(None)] * len(x.axes)
-    own[x.span(1)[0]] = x.axes[x.span(1)[0]].diagonal
+    own[at] = x.axes[at].diagonal
     channel = tuple(own)
-    size = w.total_second**2 / variance
+    size = w.total_second**2 / variance * (w.shape[0] // x.shape[1])
     gram, alpha = dx.gram.copy(), np.zeros_like(dx.gram)
     inputs = _by_distance(x, n)
     met = harmonic * grad.gram + tilt * normal

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from initio.core.algebra import add, average, broadcast, multiply, pair_expectation, scalar_value, scale, total
+from initio.core.algebra import add, average, broadcast, multiply, pair_expectation, relation, scalar_value, scale, total
 from initio.core.axes import Array, Axis, merge_map
 from initio.core.gaussian import expect
-from initio.core.moments import Cross, Factor, Moments, Unknown, along, fresh_source, pair_values, worst
+from initio.core.moments import Cross, Factor, Field, Moments, Unknown, along, fresh_source, pair_values, worst
 from initio.core.overlap import marked, overlap_of
 from initio.core.pairs import heavier, refitted
 from initio.core.scalar import IDENTITY
@@ -408,16 +408,19 @@ def _note_tilt(dx: Moments, g: Moments | Unknown, y: Moments, eps: float, invers
     same = tuple(a.diagonal for a in g.axes)
     tilt, entries = np.zeros_like(g.gram), np.zeros_like(g.gram[same])
     for term in g.terms or (g,):
-        mine = [f for f in term.law if f.field.id == own.id and f.field.view == own.view]
-        if len(mine) != 1 or len(term.law) < 2 or term.axes != g.axes or np.any(term.mean):
+        if len(term.law) < 2 or term.axes != g.axes or np.any(term.mean):
             continue
-        f = mine[0]
-        u, v = pair_values(g.axes, Moments(g.axes, g.dims, own.mean, own.gram, (f,)).slope())
+        mine = [(f, share) for f in term.law for share in (_share(f.field, own, g),) if share]
+        if len(mine) != 1:
+            continue
+        f, share = mine[0]
+        u, v = pair_values(g.axes, share * Moments(g.axes, g.dims, f.field.mean, f.field.gram, (f,)).slope())
         both = pair_expectation(f.fn, f.field, g.axes)
         tilt = tilt + np.divide(term.gram * u * v, both, out=np.zeros_like(both), where=np.abs(both) > 1e-3 * np.abs(both).max())
-        square, variance = f.fn.times(f.fn), np.maximum(own.gram[same] - own.mean**2, 0.0)
-        up, down = (np.asarray(expect(square, own.mean, variance * (1.0 + t))) for t in (STEP, -STEP))
-        entries = entries + term.second * np.divide(up - down, STEP * (up + down), out=np.zeros_like(up), where=up + down > 0)
+        square, variance = f.fn.times(f.fn), np.maximum(f.field.gram[same] - f.field.mean**2, 0.0)
+        up, down = (np.asarray(expect(square, f.field.mean, variance * (1.0 + t))) for t in (STEP, -STEP))
+        rate = np.divide(up - down, STEP * (up + down) * variance, out=np.zeros_like(up), where=(up + down) * variance > 0)
+        entries = entries + share**2 * term.second * rate
     first, second, both = _averages(tilt, g.axes, inverse.extra["over"])
     tilt = tilt - first - second + both
     tilt[same] = entries
@@ -425,6 +428,17 @@ def _note_tilt(dx: Moments, g: Moments | Unknown, y: Moments, eps: float, invers
     variance = float((y.weights * (y.gram - first - second + both)[tuple(a.diagonal for a in y.axes)]).sum()) + eps
     harmonic = float((inverse.extra["normalised"].weights * inverse.extra["deviation"] ** 2).sum())
     remember_tilt(dx, tilt / variance, xhat.gram, variance, harmonic / variance, fourths(y))
+
+
+def _share(field: Field, own: Field, g: Moments) -> float:
+    """∂ E[field | own] / ∂ own: 1 of the same field, Cov / Var of a sum with it, 0 where nothing is known."""
+    if field.id == own.id and field.view == own.view:
+        return 1.0
+    cov = relation(field, own, g.axes) if field.sources & own.sources else 0.0
+    if cov is None or isinstance(cov, (float, int)):
+        return 0.0
+    same = tuple(a.diagonal for a in g.axes)
+    return float((g.weights * cov[same]).sum() / (g.weights * (own.gram[same] - own.mean**2)).sum())
 
 
 def _cancelled(x: Moments) -> Moments:
