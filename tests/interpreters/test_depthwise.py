@@ -73,3 +73,33 @@ def test_sums_of_few_terms_have_heavier_tails():
     compared = initio.compare(initio.analyze(lambda: _block(3), shape), initio.measure(lambda: _block(3), shape, draws=24, progress=False))
     ratio = {row.key[0]: row.predicted / row.measured for row in compared.outputs.rows}
     assert abs(ratio["5"] - 1.0) < 0.008, ratio
+
+
+class Inverted(nn.Module):
+    """x + an inverted bottleneck of x, its expanded channels gated by a function of their averages."""
+
+    def __init__(self, channels: int = 40, wide: int = 160) -> None:
+        super().__init__()
+        narrow = nn.Conv2d(wide, channels, 1, bias=False)
+        self.expand = nn.Sequential(nn.Conv2d(channels, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.Hardswish())
+        self.filter = nn.Sequential(nn.Conv2d(wide, wide, 5, padding=2, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.Hardswish())
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(wide, 40, 1), nn.ReLU(), nn.Conv2d(40, wide, 1), nn.Hardsigmoid())
+        self.narrow = nn.Sequential(narrow, nn.BatchNorm2d(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.filter(self.expand(x))
+        return x + self.narrow(y * self.gate(y))
+
+
+def test_sums_over_one_sample_keep_what_sums_over_all_lose():
+    """The gradient of a gate is a sum over the positions of one sample: a norm takes along its input what all samples have, not what each has."""
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.BatchNorm2d(40), *(Inverted() for _ in range(4)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    torch.manual_seed(0)
+    shape = (4, 40, 14, 14)
+    compared = initio.compare(initio.analyze(build, shape), initio.measure(build, shape, draws=16, progress=False))
+    ratio = {row.key[0]: row.predicted / row.measured for row in compared.cotangents.rows}
+    assert abs(ratio["1.gate.3"] - 1.0) < 0.08, ratio
+    assert abs(ratio["1.expand.0"] - 1.0) < 0.05, ratio

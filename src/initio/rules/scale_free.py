@@ -201,7 +201,7 @@ def without_radial_sums(grad: Moments) -> Moments:
         return grad
     h, (x, share, kept) = noted[0]
     phi = _factor(grad, rest[0])
-    return _entries(_less(grad, h, grad, phi, x, share, kept), grad, h, phi, x, multiply(phi, x), share)
+    return _summing(grad, _entries(_less(grad, h, grad, phi, x, share, kept), grad, h, phi, x, multiply(phi, x), share))
 
 
 def without_radial(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Moments]:
@@ -228,7 +228,7 @@ def without_radial(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Mom
         return t, grad
     along_x = product if x is xhat else multiply(phi, x)
     flat = _less(grad, h, grad, phi, x, share, kept)
-    return _less(t, h, grad, product, x, share, kept), _entries(flat, grad, h, phi, x, along_x, share)
+    return _summing(t, _less(t, h, grad, product, x, share, kept)), _summing(grad, _entries(flat, grad, h, phi, x, along_x, share))
 
 
 def _term_by_term(grad: Moments, xhat: Moments) -> tuple[Moments | Unknown, Moments]:
@@ -274,8 +274,31 @@ def _sums_along(grad: Moments, xhat: Moments) -> tuple[Moments, Moments] | None:
                 less.axes, less.dims, np.zeros_like(less.mean), own.gram * less.gram, grad.sources, odd=grad.odd, claim=grad.claim
             )
         )
+    raw = multiply(grad, xhat)
     flat, whole = broadcast(made[1], grad)
-    return made[0], _with_entries(flat, whole.second)
+    return made[0] if isinstance(raw, Unknown) else _summing(raw, made[0]), _summing(grad, _with_entries(flat, whole.second))
+
+
+def _summing(x: Moments, right: Moments) -> Moments:
+    """x with the entries of `right` and its sums over samples and positions: what all pairs of a channel have in common is shifted.
+
+    What is lost along one direction of all samples and positions of a channel is lost there: sums over fewer of them hardly notice.
+    """
+    if right is x:
+        return x
+    made, right = broadcast(x, right)
+    channel = made.span(1)
+    index = tuple(a.diagonal if i in channel else slice(None) for i, a in enumerate(made.axes))
+    pairs = np.ones(())
+    for i, a in enumerate(made.axes):
+        pairs = np.multiply.outer(pairs, a.counts if i in channel else a.pairs)
+    gram, same = made.gram.copy(), tuple(a.diagonal for a in made.axes)
+    gram[same] = right.gram[same]
+    n = math.prod(size for d, size in enumerate(made.shape) if d != 1)
+    entries = right.gram[same]
+    gram[index] += float((pairs * (right.gram - gram)[index]).sum() / pairs.sum()) * n / max(n - 1.0, 1.0)
+    gram[same] = entries
+    return Moments.gaussian(made.axes, made.dims, made.mean, gram, made.sources, odd=made.odd, claim=made.claim)
 
 
 def _with_entries(summed: Moments, entry: Array) -> Moments:
