@@ -23,6 +23,7 @@ from initio.rules.indexing import lookup, scattered
 from initio.rules.pulled import with_excess
 from initio.rules.rows import after_bias, note_rows
 from initio.rules.scale_free import fourth_cumulant, gains, radial, remember_along, remember_fan, tilt_of, without_radial_sums
+from initio.rules.spread import returned, spread_by_filter
 from initio.rules.structure import join
 from initio.rules.table import Result, context, rule
 from initio.rules.tied import remember_embedding, tied_product
@@ -289,6 +290,8 @@ def convolution(
             return made
         out = made
     remember_fan(out, x, math.prod(_fan(w, taps, groups, transposed)), w.extra.get("weight", 3.0))
+    if not transposed and _is_weight(w) and not context().backward:
+        spread_by_filter(out, x, w, *_pairs_of_taps(x, taps), separate=groups == x.shape[1] > 1)
     return replace(out, dims=out.dims[1:]) if unbatched else out
 
 
@@ -434,7 +437,7 @@ def convolution_backward(
     if mask[0]:
         dx = convolve(grad, w, taps, groups, False) if transposed else convolve(grad, w, [t.transposed() for t in taps], groups, True)
         if isinstance(dx, Moments):
-            dx = _times(dx, through)
+            dx = _times(dx, through if transposed else through * returned(w, x, dx, *_pairs_of_taps(x, taps)))
             channels, count = _fan(w, taps, groups, transposed)
             tilted = dx if transposed else _tilted(dx, noted, x, w, taps)
             if isinstance(tilted, Moments):
@@ -512,6 +515,21 @@ def _tilted(dx: Moments, grad: Moments, x: Moments, w: Moments, taps: Sequence[T
         return part
     remember_along(part, x)
     return add(rest, part)
+
+
+def _pairs_of_taps(x: Moments, taps: Sequence[Taps]) -> tuple[float, float]:
+    """The mean over pairs of taps of the squared correlation of the inputs under them, and the number of taps."""
+    count = math.prod(t.count for t in taps)
+    n = len(taps)
+    if count == 1 or any(len(x.span(d)) != 1 for d in range(1, 2 + n)):
+        return 1.0 / count, float(count)
+    inputs = _by_distance(x, n)
+    variance = inputs([0] * n, taps)
+    together = 0.0
+    for distance in itertools.product(*[range(min(t.count, a.lags + 1)) for t, a in zip(taps, x.axes[len(x.axes) - n :], strict=True)]):
+        pairs = math.prod((t.count - d) * (1 if d == 0 else 2) for t, d in zip(taps, distance, strict=True))
+        together += pairs * (inputs(distance, taps) / variance) ** 2 if variance > 0 else 0.0
+    return together / count**2, float(count)
 
 
 @lru_cache(maxsize=512)

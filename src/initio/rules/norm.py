@@ -29,6 +29,7 @@ from initio.rules.scale_free import (
     remember_tilt,
     without_radial,
 )
+from initio.rules.spread import spread_behind, spread_same
 from initio.rules.structure import times
 from initio.rules.table import Result, context, rule
 
@@ -280,8 +281,9 @@ def batch_norm(x: Moments, w: Moments | None, b: Moments | None, rm: Moments | N
     fan = fan_in(x)
     through, kept, within = 1.0, 0.0, 0.0
     if np.isfinite(fan):
-        fixed, through, kept, within = own_scale(_mean_share(xhat, over), freedom(x), min(xhat.total_second, 1.0))
+        fixed, through, kept, within = own_scale(_mean_share(xhat, over), freedom(x), min(xhat.total_second, 1.0), spread_behind(x))
         deviation = deviation * fixed**0.5
+    spread_same(xhat, x)
     y = _affine(xhat, w, b, [1], len(x.dims))
     mean, inverse = _saved(x, xhat, deviation, over, [d for d in range(len(x.dims)) if d != 1], False)
     inverse.extra.update(fan=fan, through=through, kept=kept, within=within)

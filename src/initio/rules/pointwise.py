@@ -16,6 +16,7 @@ from initio.core.scalar import Scalar, power
 from initio.rules.routing import shares_of
 from initio.rules.rows import over_rows
 from initio.rules.scatter import assembled
+from initio.rules.spread import spread_of_sum
 from initio.rules.structure import join, times
 from initio.rules.table import Result, context, rule
 
@@ -188,6 +189,8 @@ def add_(x: Operand, y: Operand, *, alpha: float = 1.0) -> Result:
         if isinstance(out, Moments):
             out = summed(out, x, y, a, b)
         out = _in_pieces(out, x, y, a, b)
+        if isinstance(out, Moments) and not context().backward:
+            spread_of_sum(out, x, y, a, b)
     return _keep_mask(out, x, y)
 
 

@@ -104,20 +104,27 @@ def freedom(y: Moments) -> float:
     return 2.0 * n / (kurtosis - 1.0)
 
 
-def own_scale(share: float, fan: float, normal: float) -> tuple[float, float, float, float]:
+def own_scale(share: float, fan: float, normal: float, spread: float = 0.0) -> tuple[float, float, float, float]:
     """What the scatter of |w|² from filter to filter does to a norm of y = Σ_c w_c x_c over `fan` independent x_c.
 
-    s = |w|² t: |w|² / E|w|² is a χ² variable of `fan` (see `freedom`) degrees of freedom over their number, t a Gamma variable of relative variance
-    2 · `share`, the inverse number of independent entries; `normal` is E s / (E s + ε). Returned are E[1/(s + ε)] where |w| is fixed, in
-    units of what it is, E[|w|²/(s + ε)] in units of E|w|² E[1/(s + ε)], and, as m = mean g ŷ goes with √ρ, E[ρ (1 − ρ)²] / E ρ and E[ρ (1 − ρ)² / |w|²] E|w|² / E ρ.
+    s = |w|² t: |w|² / E|w|² is a χ² variable of `fan` (see `freedom`) degrees of freedom over their number, t a Gamma variable of relative
+    variance 2 · `share`, the inverse number of independent entries, times a log-normal one such that s has 2 · `spread` more
+    (`rules.spread`); `normal` is E s / (E s + ε). Returned are E[1/(s + ε)] of that Gamma variable alone in units of what it is,
+    E[|w|²/(s + ε)] in units of E|w|² E[1/(s + ε)], and, as m = mean g ŷ goes with √ρ, E[ρ (1 − ρ)²] / E ρ and
+    E[ρ (1 − ρ)² / |w|²] E|w|² / E ρ.
     """
     n = min(normal / max(1.0 - normal, 1e-12), 1e12)
     (t, weight), (g, density) = _gamma(round(max(0.5 / max(share, 1e-6), 1.0), 6)), _gamma(0.5 * fan)
+    fixed = float(weight @ (1.0 / (1.0 + n * t)))
+    if spread > 0.0:
+        log = math.log1p(2.0 * spread / (1.0 + 2.0 / fan))
+        z, w = np.polynomial.hermite_e.hermegauss(5)
+        t, weight = np.multiply.outer(np.exp(math.sqrt(log) * z - 0.5 * log), t).ravel(), np.multiply.outer(w / w.sum(), weight).ravel()
     inverse = 1.0 / (1.0 + n * np.multiply.outer(t, g))
     total = float(weight @ inverse @ density)
     left = (1.0 - inverse) * inverse**2 / max(1.0 - total, 1e-300)
     return (
-        float(weight @ (1.0 / (1.0 + n * t))) / total,
+        fixed / total,
         float(weight @ inverse @ (density * g)) / total,
         float(weight @ left @ density),
         float(weight @ left @ (density / g)),
