@@ -37,6 +37,19 @@ def test_escaping_scales_make_up_the_mean(activation: Callable[[], nn.Module], d
         assert row.predicted == pytest.approx(row.measured, rel=0.06), row.key
 
 
+@pytest.mark.parametrize(("activation", "gain"), [(nn.Tanh, 1.5), (nn.SELU, 1.0), (nn.ReLU, 2**0.5)])
+def test_cotangents_know_the_scales_that_they_meet(activation: Callable[[], nn.Module], gain: float):
+    def build() -> nn.Module:
+        return Stack(activation, 6, 24, gain)
+
+    torch.manual_seed(0)
+    compared = initio.compare(initio.analyze(build, (4, 24)), initio.measure(build, (4, 24), draws=700, progress=False))
+    for table in (compared.cotangents, compared.gradients):
+        assert len(table.rows) > 10
+        for row in table.rows:
+            assert row.predicted == pytest.approx(row.measured, rel=0.03), row.key
+
+
 def test_width_matters_to_an_unstable_activation_alone():
     for activation, gain, changes in ((nn.GELU, 2**0.5, True), (nn.ReLU, 2**0.5, False)):
         narrow, wide = (initio.analyze(lambda n=n, a=activation, g=gain: Stack(a, 12, n, g), (4, n)).modules["11"].rms for n in (32, 4096))

@@ -21,7 +21,7 @@ from initio.core.pieces import cut, pieces_of
 from initio.core.scalar import IDENTITY
 from initio.rules.indexing import lookup, scattered
 from initio.rules.pulled import with_excess
-from initio.rules.rows import after_bias, note_rows
+from initio.rules.rows import after_bias, back_over_rows, note_rows
 from initio.rules.scale_free import fourth_cumulant, gains, radial, remember_along, remember_fan, tilt_of, without_radial_sums
 from initio.rules.spread import returned, spread_by_filter
 from initio.rules.structure import join
@@ -168,7 +168,7 @@ def _remember(out: Moments, weight: Moments, x: Moments, spec: str, flip: bool) 
 def mm(x: Moments, y: Moments) -> Result:
     """Σ_k x_ik y_kj."""
     out = product(x, y, "ik,kj->ij")
-    return with_excess(out, x, y) if context().backward and isinstance(out, Moments) else out
+    return back_over_rows(with_excess(out, x, y), x, y) if context().backward and isinstance(out, Moments) else out
 
 
 @rule("aten.bmm")

@@ -14,7 +14,7 @@ from initio.core.overlap import summed
 from initio.core.pieces import each_piece, made_of
 from initio.core.scalar import Scalar, power
 from initio.rules.routing import shares_of
-from initio.rules.rows import over_rows
+from initio.rules.rows import along_rows, over_rows
 from initio.rules.scatter import assembled
 from initio.rules.spread import spread_of_sum
 from initio.rules.structure import join, times
@@ -382,10 +382,14 @@ def maximum(x: Moments, y: Moments) -> Result:
 # -- backward ----------------------------------------------------------------------------------------------------
 
 
+def _sloped(grad: Moments, x: Moments, slope: Scalar) -> Moments | Unknown:
+    return along_rows(times(grad, apply(x, slope)), grad, x, slope)
+
+
 def _backward(op: str, name: str) -> None:
     @rule(f"aten.{op}", near=True)
     def run(grad: Moments, x: Moments, *args: Any, **kwargs: Any) -> Result:
-        return times(grad, apply(x, derivative(name, *args, **kwargs)))
+        return _sloped(grad, x, derivative(name, *args, **kwargs))
 
     run.__doc__ = f"g f′(x), f = {name}."
 
@@ -408,20 +412,20 @@ for _op, _name in _SLOPES.items():
 @rule("aten.threshold_backward", near=True)
 def threshold_backward(grad: Moments, x: Moments, threshold: float) -> Result:
     """g 1[x > t]."""
-    return times(grad, apply(x, _step(float(threshold), "gt")))
+    return _sloped(grad, x, _step(float(threshold), "gt"))
 
 
 @rule("aten.leaky_relu_backward", near=True)
 def leaky_relu_backward(grad: Moments, x: Moments, slope: float, is_result: bool) -> Result:
     """g (1 where x > 0, else the slope)."""
-    return times(grad, apply(x, derivative("leaky_relu", slope)))
+    return _sloped(grad, x, derivative("leaky_relu", slope))
 
 
 @rule("aten.elu_backward", near=True)
 def elu_backward(grad: Moments, alpha: float, scale_: float, input_scale: float, is_result: bool, x: Moments) -> Result:
     """g f′(x), from the input or from the result y (then f′ = y·input_scale + α·scale·input_scale below 0)."""
     if not is_result:
-        return times(grad, apply(x, derivative("elu", alpha, scale_, input_scale)))
+        return _sloped(grad, x, derivative("elu", alpha, scale_, input_scale))
     a = float(alpha) * float(scale_) * float(input_scale)
     fn = Scalar(
         "elu'(y)",
@@ -429,7 +433,7 @@ def elu_backward(grad: Moments, alpha: float, scale_: float, input_scale: float,
         kinks=(0.0,),
         pieces=((a, float(input_scale)), (float(scale_),)),
     )
-    return times(grad, apply(x, fn))
+    return _sloped(grad, x, fn)
 
 
 _LOGISTIC = Scalar("y(1-y)", lambda y: y * (1 - y), pieces=((0.0, 1.0, -1.0),))
@@ -439,19 +443,19 @@ _TANH = Scalar("1-y²", lambda y: 1 - y * y, pieces=((1.0, 0.0, -1.0),))
 @rule("aten.sigmoid_backward", near=True)
 def sigmoid_backward(grad: Moments, y: Moments) -> Result:
     """g y (1 − y)."""
-    return times(grad, apply(y, _LOGISTIC))
+    return _sloped(grad, y, _LOGISTIC)
 
 
 @rule("aten.tanh_backward", near=True)
 def tanh_backward(grad: Moments, y: Moments) -> Result:
     """g (1 − y²)."""
-    return times(grad, apply(y, _TANH))
+    return _sloped(grad, y, _TANH)
 
 
 @rule("aten.log_sigmoid_backward", near=True)
 def log_sigmoid_backward(grad: Moments, x: Moments, buffer: Any) -> Result:
     """g σ(−x)."""
-    return times(grad, apply(x, derivative("logsigmoid")))
+    return _sloped(grad, x, derivative("logsigmoid"))
 
 
 @rule("aten._prelu_kernel_backward", near=True)

@@ -4,17 +4,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from initio.core.moments import Factor, Moments
-from initio.core.rows import FIXED, TINY
+from initio.core.axes import Array
+from initio.core.moments import Factor, Moments, Unknown
+from initio.core.rows import FIXED, TINY, Rows
 from initio.core.scalar import IDENTITY, Scalar
 from initio.rules.table import context
 
-__all__ = ["after_bias", "note_rows", "over_rows"]
+__all__ = ["after_bias", "along_rows", "back_over_rows", "note_rows", "over_rows"]
 
 
 def _memory(name: str) -> dict[Any, Any]:
@@ -41,7 +42,7 @@ def note_rows(out: Moments, weight: Moments, x: Moments) -> None:
     f = found[0]
     known, function = _memory("rows").get((f.field.id, f.fn)), _memory("functions of rows").get((f.field.id, f.fn))
     if function is not None:
-        rows, fn, mean, variance = function
+        rows, fn, mean, variance, _ = function
     elif known is not None:
         rows, fn, mean, variance = known[0], IDENTITY, *found[1:]
     else:
@@ -71,7 +72,8 @@ def over_rows(y: Moments, x: Moments, fn: Scalar) -> Moments:
     if found is None or known is None or y.law[0].field.id != found[0].field.id:
         return y
     (f, mean, variance), (rows, single) = found, known
-    _memory("functions of rows")[f.field.id, y.law[0].fn] = (rows, fn, mean, variance)
+    _memory("activations of rows")[f.field.id, f.fn] = fn
+    _memory("functions of rows")[f.field.id, y.law[0].fn] = (rows, fn, mean, variance, single)
     if fn.homogeneous and mean == 0.0:
         return y
     (whole, _, _), (one, two, _), (plain, square, _) = (law.of(fn, mean, variance) for law in (rows, single, FIXED))
@@ -82,3 +84,75 @@ def over_rows(y: Moments, x: Moments, fn: Scalar) -> Moments:
     related = np.clip((x.gram[..., 1:] - mean * mean) / variance, 0.0, 1.0)  # of rows, by one feature
     change = np.concatenate([related * pairs, related * entries * y.gram[..., 1:]], axis=-1)
     return replace(y, mean=y.mean + (float(single.weights @ one) - float(plain[0])), gram=y.gram + change)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Given:
+    """A cotangent g by the law of the rows beside it: E[g² | q] at each value, over E g²; its growth with q; and the excess of E (h · g)² over E h² E|g|², relative.
+
+    With g from dx and W, `excess` is that of E (x · dx)² over Var x E|dx|².
+    """
+
+    rows: Rows
+    second: Array
+    growth: Array
+    excess: Array
+
+
+def along_rows(dx: Moments | Unknown, grad: Moments, x: Moments, slope: Scalar) -> Moments | Unknown:
+    """dx = g f′(x) with what is known of E[g² | q] for the rows of x; x may be f(x), and `slope` a function of it.
+
+    The feature that f′² weights has its part in the q of the next layer, of which g is a function: E f² f′² / (E f² E f′²) − 1 per feature. And of x · dx, whose
+    square is E x² f′² E|g|² where g is independent of x, the part that g has along f(x) makes (E x f f′ / E f²)².
+    """
+    found = _single(x)
+    if isinstance(dx, Unknown) or found is None or len(grad.law) != 1 or len(dx.law) != 2 or dx.axes != x.axes:
+        return dx
+    (_, mean, variance), key = found, (found[0].field.id, found[0].fn)
+    function, known = _memory("functions of rows").get(key), _memory("rows").get(key)
+    if function is not None:
+        rows, fn, mean, variance, single = function
+        slope = fn.then(slope)
+    elif known is not None and key in _memory("activations of rows"):
+        (rows, single), fn = known, _memory("activations of rows")[key]
+    else:
+        return dx
+    nothing = _Given(rows, np.ones(len(rows.values)), *(np.zeros(len(rows.values)) for _ in range(2)))
+    given: _Given = _memory("cotangents of rows").get(grad.law[0].field.id, nothing)
+    own, plain = rows.of(slope, mean, variance)[1], float(FIXED.of(slope, mean, variance)[1][0])
+    if given.rows is not rows or variance <= 0.0 or not (own.min() > TINY and plain > TINY and np.all(np.isfinite(own))):
+        return dx
+    square, both, lever = (rows.of(g, mean, variance)[1] for g in (fn, fn.times(slope), IDENTITY.times(slope)))
+    crossed = rows.of(IDENTITY.times(fn.times(slope)), mean, variance)[0]
+    alike = np.divide(both, square * own, out=np.ones_like(own), where=square * own > TINY) - 1.0
+    second = given.second * own * (1.0 + (given.growth + given.excess) * alike / x.shape[-1])
+    total, alone = float(rows.weights @ second), float(rows.weights @ own)
+    coherent = np.divide(crossed**2, square, out=np.zeros_like(own), where=square > TINY)
+    excess = (lever + given.excess * coherent) / (own * variance * np.maximum(rows.values, TINY)) - 1.0
+    entries = float(single.weights @ single.of(slope, mean, variance)[1]) / plain
+    made = _Given(rows, second / total, given.growth, excess)
+    _memory("cotangents through rows")[frozenset(g.field.id for g in dx.law)] = made
+    return replace(dx, gram=total / alone * entries / float(rows.weights @ given.second) * dx.gram)
+
+
+def back_over_rows(out: Moments, dx: Moments, other: Moments) -> Moments:
+    """out = dx W, whose E[g² | q] follows for the rows of the input; or out = dxᵀ h, the gradient of W, in which dx and h share the scale of their rows.
+
+    Of W, 1/width is along the input: that part has the square of x · dx (`rules.pulled`).
+    """
+    given: _Given | None = _memory("cotangents through rows").get(frozenset(g.field.id for g in dx.law))
+    if given is None or given.rows.before is None:
+        return out
+    rows, second = given.rows, given.second
+    if "weight" not in other.extra:
+        return replace(out, gram=(1.0 + rows.back(second)[2]) * out.gram)
+    if len(out.law) != 1:
+        return out
+    excess = given.excess * (1.0 - (1.0 - rows.share) / np.maximum(rows.values, TINY))  # of W h in x = W h + b
+    made = second * (1.0 + excess / out.shape[-1])
+    below, growth, _ = rows.back(made)
+    part = rows.back(second * excess)[0] / np.maximum(below, TINY)
+    _memory("cotangents of rows")[out.law[0].field.id] = _Given(
+        given.rows.before, below / float(given.rows.before.weights @ below), growth, part
+    )
+    return replace(out, gram=float(rows.weights @ made) / float(rows.weights @ second) * out.gram)
