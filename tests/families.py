@@ -39,6 +39,13 @@ def deadly(depth: int = 4):
     return mlp(depth)
 
 
+def fatal(gain: float = 1.0):
+    """All cells are of one kind, and one value of `gain` ends the process."""
+    if abs(gain - 3.0) < 1e-9:
+        os._exit(7)
+    return mlp(6, gain)
+
+
 def slow(depth: int = 4, seconds: float = 0.2):
     time.sleep(seconds)
     return mlp(depth)

@@ -7,6 +7,7 @@ import pytest
 import initio
 from families import Functional, Residual, brittle, deadly, deaf, mlp, needs
 from initio.core.errors import InitioError
+from initio.rules.rows import without_rows
 from initio.sweeps import compare, load
 
 
@@ -16,14 +17,19 @@ def here(factory, grid, inputs=(4, 32), **settings):
 
 def test_numbers_of_a_cell_are_those_of_the_analysis():
     found = here(mlp, {"depth": [6], "gain": [1.3]}, findings=True)
-    analysis = initio.analyze(lambda: mlp(6, 1.3), (4, 32))
-    rms = [analysis.modules[str(2 * k)].rms for k in range(6)]
-    grad = [analysis.modules[str(2 * k)].grad_rms for k in range(6)]
+    with without_rows():  # a map is that of infinite width
+        analysis = initio.analyze(lambda: mlp(6, 1.3), (4, 32))
+        rms = [analysis.modules[str(2 * k)].rms for k in range(6)]
+        grad = [analysis.modules[str(2 * k)].grad_rms for k in range(6)]
+        codes = sorted({f.code for f in initio.check(lambda: mlp(6, 1.3), (4, 32)).findings})
+    finite = initio.analyze(lambda: mlp(6, 1.3), (4, 32)).modules["10"].rms
     cell = found.cells[0].quantities
     assert cell["layers"] == 6
     assert cell["signal"] == pytest.approx(rms[-1] / rms[0], rel=1e-12)
     assert cell["gradient_growth"] == pytest.approx((grad[0] / grad[-1]) ** (1 / 5), rel=1e-12)
-    assert cell["findings"] == sorted({f.code for f in initio.check(lambda: mlp(6, 1.3), (4, 32)).findings})
+    assert cell["findings"] == codes
+    assert finite == pytest.approx(rms[-1], rel=0.02)
+    assert finite != pytest.approx(rms[-1], rel=1e-4)
 
 
 def test_findings_of_a_dying_signal_and_their_selection():

@@ -53,6 +53,27 @@ def test_a_node_is_killed_half_way_and_no_cell_is_lost(cluster, tmp_path):
     assert initio.sweep(f"{FAMILIES}:slow", grid, (4, 32), **settings).computed == 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Ray's test cluster needs POSIX")
+def test_cells_are_computed_in_groups_and_the_one_that_ends_its_process_fails_alone(cluster, monkeypatch):
+    from initio.api.pool import Chunks
+
+    groups = []
+    monkeypatch.setattr(
+        Chunks, "learn", lambda self, outcomes, learn=Chunks.learn: (groups.append(len(outcomes)), learn(self, outcomes))[1]
+    )
+    found = initio.sweep(f"{FAMILIES}:fatal", {"gain": "0.5:3.1:27"}, (4, 32), ray=cluster.address)
+    assert max(groups) >= 8
+    assert sum(groups) == 26
+    assert len(found) == found.computed == 27
+    (failed,) = found.failed
+    assert failed.parameters["gain"] == pytest.approx(3.0)
+    assert "Ray gave it up" in failed.failed
+    here = initio.sweep(f"{FAMILIES}:fatal", {"gain": (0.5, 1.5, 2.9)}, (4, 32), workers=0)
+    again = {round(cell.parameters["gain"], 6): cell.quantities for cell in found.cells}
+    for cell in here.cells:
+        assert again[cell.parameters["gain"]]["signal"] == pytest.approx(cell.quantities["signal"], rel=1e-6)
+
+
 def test_an_address_where_nothing_answers():
     with pytest.raises(InitioError, match="a Ray cluster at"):
         initio.sweep(f"{FAMILIES}:mlp", {"depth": (2, 3)}, (4, 32), ray="127.0.0.1:1", findings=False)

@@ -50,7 +50,14 @@ class Task:
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __call__(self, parameters: Mapping[str, Any], seen: Seen | None = None) -> dict[str, Any]:
-        """The quantities of a cell; whatever its code raises comes through. `seen` is shown the step and its analysis."""
+        """The quantities of a cell; whatever its code raises comes through. `seen` is shown the step and its analysis.
+
+        A map is that of the mean-field recursion: q does not vary from draw to draw (`rules.rows`), which thousands of cells could not follow.
+        """
+        with importlib.import_module("initio.rules.rows").without_rows():
+            return self._quantities(parameters, seen)
+
+    def _quantities(self, parameters: Mapping[str, Any], seen: Seen | None) -> dict[str, Any]:
         build, inputs = self.build(parameters), self.given(parameters)
         steps = importlib.import_module("initio.api.steps")
         step = steps._Step(build, inputs, self.loss)

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from initio.api.batches import attempts
 from initio.api.cells import ZOOS, Task, loaded
-from initio.api.pool import Outcome, here, local
+from initio.api.pool import Chunks, Outcome, here, local
 from initio.api.targets import fits, resolve
 from initio.core.errors import InitioError
 from initio.core.grid import Grid
@@ -111,7 +111,7 @@ def _outcomes(
         from initio.integrations.ray import remote
 
         task, names = _loaded(task, parameters)
-        return remote(attempts, task, cells, ray, lambda index, why: Outcome(index, {}, why, 0.0), modules=names)
+        return remote(attempts, task, Chunks(cells), ray, lambda index, why: Outcome(index, {}, why, 0.0), modules=names)
     if workers == 0:
         return here(attempts, task, cells)
     return local(attempts, task, cells, workers, count)

@@ -1,4 +1,4 @@
-"""Cells on a Ray cluster (`initio[ray]`): one task a cell, tried again by Ray where its node is lost."""
+"""Cells on a Ray cluster (`initio[ray]`): one task a group of cells, begun anew by Ray where its node is lost."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingImports=false
 # ray is an optional dependency and its decorators are untyped
 
@@ -6,34 +6,44 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import itertools
 import socket
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, Protocol
 
 from initio.core.errors import InitioError
 
 __all__ = ["remote"]
 
 RETRIES = 5
-"""How often a cell whose node or process was lost is begun anew."""
+"""How often a cell whose node or process was lost is begun anew; groups are once, and are then halved."""
 PATIENCE = 10.0
 """Seconds in which a cluster must answer."""
-AHEAD = 4
-"""Cells on the way for each processor of the cluster: enough that none waits for this process."""
+AHEAD = 2
+"""Groups on the way for each processor of the cluster: enough that none waits for this process."""
+
+Numbered = tuple[int, dict[str, Any]]
+
+
+class Groups(Protocol):
+    """Cells in groups, whose size adapts to the outcomes of those before."""
+
+    def __iter__(self) -> Iterator[list[Numbered]]: ...
+    def learn(self, outcomes: Sequence[Any]) -> None: ...
 
 
 def remote(
-    attempts: Callable[[Any, Sequence[tuple[int, Mapping[str, Any]]]], list[Any]],
+    attempts: Callable[..., list[Any]],
     task: Any,
-    cells: Iterator[tuple[int, dict[str, Any]]],
+    groups: Groups,
     address: str,
     lost: Callable[[int, str], Any],
     *,
     modules: tuple[str, ...] = (),
 ) -> Generator[Any]:
-    """Outcomes of `attempts(task, cells)` as the cluster at `address` finishes them; `lost` makes one of a cell that Ray gave up.
+    """Outcomes of `attempts(task, group)` as the cluster at `address` finishes them; `lost` makes one of a cell that Ray gave up.
+
+    A group that is lost twice is halved, until the cell that ends its process stands alone.
 
     An address is what `ray.init` takes: HOST:PORT, ray://HOST:PORT, or "auto" for the cluster that this machine belongs to. Of the named
     `modules`, the code is sent along: they need not exist on the other machines. Initio itself must be installed there.
@@ -58,7 +68,7 @@ def remote(
         for name in modules:
             with contextlib.suppress(ValueError):
                 ray.cloudpickle.register_pickle_by_value(sys.modules[name])
-        yield from _all(ray, attempts, task, cells, lost)
+        yield from _all(ray, ray.put((attempts, task)), groups, lost)
     finally:
         if mine:
             ray.shutdown()
@@ -71,36 +81,48 @@ def _reached(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
 
 
-def _all(
-    ray: Any, attempts: Callable[..., Any], task: Any, cells: Iterator[tuple[int, dict[str, Any]]], lost: Callable[[int, str], Any]
-) -> Generator[Any]:
-    function = ray.remote(num_cpus=1, max_retries=RETRIES)(_single)
-    arguments = ray.put((attempts, task))
-    running: dict[Any, int] = {}
+def _all(ray: Any, job: Any, groups: Groups, lost: Callable[[int, str], Any]) -> Generator[Any]:
+    function = ray.remote(num_cpus=1)(_worked)
+    waiting = iter(groups)
+    again: list[list[Numbered]] = []
+    running: dict[Any, list[Numbered]] = {}
     try:
         while True:
-            room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1))) - len(running)
-            for index, parameters in itertools.islice(cells, max(0, room)):
-                running[function.remote(arguments, index, parameters)] = index
+            room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            while len(running) < room and (group := again.pop() if again else next(waiting, None)) is not None:
+                running[function.options(max_retries=1 if len(group) > 1 else RETRIES).remote(job, group)] = group
             if not running:
                 return
             ready, _ = ray.wait(list(running), num_returns=1)
             for reference in ready:
-                index = running.pop(reference)
+                group = running.pop(reference)
                 try:
-                    outcome = ray.get(reference)
-                except (ray.exceptions.RayTaskError, ray.exceptions.RayError) as error:
-                    outcome = lost(index, f"Ray gave it up after {RETRIES} retries: {str(error).strip().partition(chr(10))[0]}")
-                yield outcome
+                    outcomes = ray.get(reference)
+                    groups.learn(outcomes)
+                except ray.exceptions.RayError as error:
+                    if len(group) > 1:
+                        half = len(group) // 2
+                        again += [group[half:], group[:half]]
+                        continue
+                    why = f"Ray gave it up after {RETRIES} retries: {str(error).strip().partition(chr(10))[0]}"
+                    outcomes = [lost(group[0][0], why)]
+                yield from outcomes
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
 
 
-def _single(arguments: Any, index: int, parameters: dict[str, Any]) -> Any:
-    """On a node: one thread, and the attempt itself."""
+_task: Any = None
+"""What this process worked on last: kept, since code that was sent along is made anew with every group, and its classes with it."""
+
+
+def _worked(job: Any, group: list[Numbered]) -> list[Any]:
+    """On a node: one thread, and the attempts themselves."""
+    global _task
     import torch
 
     torch.set_num_threads(1)
-    attempts, task = arguments
-    return attempts(task, [(index, parameters)])[0]
+    attempts, task = job
+    if _task is None or _task.token != task.token:
+        _task = task
+    return attempts(_task, group)

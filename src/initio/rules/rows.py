@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +18,19 @@ from initio.core.rows import FIXED, TINY, Rows
 from initio.core.scalar import IDENTITY, Scalar
 from initio.rules.table import context
 
-__all__ = ["after_bias", "along_rows", "back_over_rows", "note_rows", "over_rows"]
+__all__ = ["after_bias", "along_rows", "back_over_rows", "note_rows", "over_rows", "without_rows"]
+
+_left_out: ContextVar[bool] = ContextVar("laws of rows are left out", default=False)
+
+
+@contextmanager
+def without_rows() -> Generator[None]:
+    """Inside, q is the same in every draw, as in the limit of infinite width: the mean-field recursion, without this module's laws."""
+    token = _left_out.set(True)
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
 
 
 def _memory(name: str) -> dict[Any, Any]:
@@ -36,7 +51,7 @@ def note_rows(out: Moments, weight: Moments, x: Moments) -> None:
 
     There are two: that of the mean square of a row, and the one with which its single entries are normal.
     """
-    found = _single(x)
+    found = None if _left_out.get() else _single(x)
     if found is None or len(out.law) != 1 or np.any(weight.mean):
         return
     f = found[0]
