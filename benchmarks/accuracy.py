@@ -201,7 +201,28 @@ def measurement(options: argparse.Namespace, model: Any) -> dict[str, Any]:
         }
         for name in TABLES
     }
-    return {**tables, "seconds": stored["seconds"]}
+    return {**tables, **{name: on_sphere(tables[name], tables) for name in TABLES[1:]}, "seconds": stored["seconds"]}
+
+
+def on_sphere(estimates: dict[Any, Any], tables: dict[str, dict[Any, Any]]) -> dict[Any, Any]:
+    """Gradients of each draw over the mean square of its cotangent, where the model has one output: as `measure` draws it now.
+
+    Gradients are linear in the cotangent c = r u, and the radius r of a normal c is independent of its direction u: a draw's second
+    moment divided by r² is the one that u would have shown. Of what `measure` stored since it scales c, r² is 1 and nothing changes.
+    """
+    from initio.core.estimate import Estimate
+
+    roots = [estimate for (path, _, _), estimate in tables["cotangents"].items() if not path]
+    outputs = [key for key in tables["outputs"] if not key[0]]
+    if len(roots) != 1 or len(outputs) != 1 or not min(roots[0].each, default=0):
+        return estimates
+    radii, result = roots[0].each, dict(estimates)
+    for key, estimate in estimates.items():
+        if len(estimate.each) == len(radii):
+            seconds = [second / radius for second, radius in zip(estimate.each, radii, strict=True)]
+            means = [estimate.mean] * len(radii)
+            result[key] = Estimate.of(means, seconds, [1] * len(radii), estimate.shape)
+    return result
 
 
 def installed(package: str) -> bool:

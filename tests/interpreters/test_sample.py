@@ -290,3 +290,35 @@ def test_a_handed_in_tensor_is_used_as_it_is():
     m = measure(nn.Identity(), [InputSpec((2, 3), "float32", Distribution("values", {"mean": 2.5, "std": 1.7}), data=data)], draws=2)
     assert m.outputs["", 0, 0].second == pytest.approx(data.square().mean().item())
     assert m.outputs["", 0, 0].error == 0
+
+
+def test_cotangents_have_mean_square_one_and_gradients_the_variance_of_their_input() -> None:
+    """y = W x with 2×2 outputs: every gradient entry is Σₙ cₙ xₙ over 2 samples, of second moment 2, whatever the draws' radii would be."""
+    found = measure(lambda: nn.Linear(256, 2, bias=False), [spec(2, 256)], draws=400)
+    root = found.cotangents["", 0, 0]
+    assert root.each == pytest.approx([1.0] * 400, rel=1e-6)
+    weight = found.gradients["weight"]
+    assert abs(weight.second - 2) < 4 * weight.error
+    # The radius alone would leave a relative standard deviation of √(2/4) to each draw; the 512 products leave about √(2/256).
+    assert weight.spread < 0.2
+
+
+def test_several_outputs_each_have_mean_square_one() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.linear(x), x.sum(-1)
+
+    found = measure(Two, [spec(4, 8)], draws=3)
+    assert found.cotangents["", 0, 0].each == pytest.approx([1.0] * 3, rel=1e-6)
+    assert found.cotangents["", 0, 1].each == pytest.approx([1.0] * 3, rel=1e-6)
+
+
+def test_an_output_of_zeros_still_gets_a_cotangent() -> None:
+    """The radius is the cotangent's, not the output's."""
+    found = measure(lambda: nn.Threshold(1e9, 0.0), [spec(2, 2)], draws=2)
+    assert found.cotangents["", 0, 0].second == pytest.approx(1.0, rel=1e-6)
+    assert found.inputs["0"].second == 0.0
