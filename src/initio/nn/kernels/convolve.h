@@ -1,21 +1,25 @@
 /* Stage two, one path at a time: a width x width correlation on zero-padded planes with a common pitch.
  *
- * Positions run over the flattened plane, the columns between two rows included, so that every tap is one fixed offset. */
+ * Positions run over the flattened plane, the columns between two rows included, so that every tap is one fixed offset. The zeros at
+ * the end of a row are those at the start of the next; small images stand below each other in one plane and share borders alike. */
 #pragma once
 #include "layer.h"
 
 typedef struct {
     long pitch, rows, full, plane, taps, blocks;  /* full: rows at stride one; plane: reals of one padded plane and its slack */
+    long images, stride;                          /* images in a plane at most, and the reals from one to the next */
     long *offset, *reversed;
 } Planes;
 
 static Planes planes(const Layer *l, long *offset) {
     Planes p;
     p.taps = l->kh * l->kw;
-    p.pitch = most(l->w + 2 * l->pw, l->w + l->dw * (l->kw - 1));
+    p.pitch = l->w + l->pw;
+    p.stride = (l->h + l->ph) * p.pitch;
+    p.images = together(l);
     p.full = l->h + 2 * l->ph - l->dh * (l->kh - 1);
     p.rows = most(l->h + 2 * l->ph, l->h + l->dh * (l->kh - 1));
-    p.plane = up((p.rows + 1) * p.pitch + l->dw * l->kw + 8 * L, L);
+    p.plane = up((p.images - 1) * p.stride + (p.rows + 1) * p.pitch + 2 * l->dw * l->kw + 8 * L, L);
     p.blocks = (l->width + 3) / 4;
     p.offset = offset;
     p.reversed = offset + p.taps;

@@ -78,17 +78,18 @@ def forward(
     merge: str,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The output, and h1 and h2 of every image if `save`: otherwise they are scratch for one image a thread."""
+    """The output, and h1 and h2 of every image if `save`: otherwise they are scratch for one group of images a thread."""
     x = packed(x)
     weights = [None if t is None else t.contiguous() for t in (w1, b1, w2, b2, w3, b3)]
     n, hidden = x.shape[0], w1.shape[0]
     size = output_size(x, w2, *geometry)
     y = torch.empty((n, w3.shape[1], *size), dtype=x.dtype, memory_format=layout(x))
     sizes, threads = _sizes(x, w2, w3, y, geometry, merge, save)
-    kept = n if save else min(n, threads)
+    library = build.library(x.dtype == torch.float64)
+    kept = n if save else min(n, threads * (library.stm_together(sizes) if y.numel() else 1))
     h1, h2 = x.new_empty((kept, hidden, *x.shape[2:])), x.new_empty((kept, hidden, *size))
     if y.numel():
-        _check(build.library(x.dtype == torch.float64).stm_forward(sizes, *_pointers(x, *weights, h1, h2, y)))
+        _check(library.stm_forward(sizes, *_pointers(x, *weights, h1, h2, y)))
     return (y, h1, h2) if save else (y, x.new_empty(0), x.new_empty(0))
 
 

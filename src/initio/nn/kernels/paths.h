@@ -21,8 +21,8 @@
 #define SIZE width
 #endif
 
-/* out[i][·] = Σ_g f(b[g,i] + Σ_k w[g,i,k] h[g,k][·]) for ROWS channels and a panel of two vectors, f = relu or identity. */
-INLINE void NAMED(merge_tile)(const real *w, const real *h, long paths, long width, const int per_path, real *out, long pitch) {
+/* out[i][·] = Σ_g relu(b[g,i] + Σ_k w[g,i,k] h[g,k][·]) for ROWS channels and a panel of two vectors. */
+static void NAMED(merge_relu)(const real *w, const real *h, long paths, long width, real *out, long pitch) {
 #define DECLARE(i) vec s##i##0 = {0}, s##i##1 = {0};
     EACH_ROW(DECLARE)
     (void)width;
@@ -34,8 +34,7 @@ INLINE void NAMED(merge_tile)(const real *w, const real *h, long paths, long wid
 #define TERMS(i) for (long k = 0; k < width; k++) { \
         const vec c = all(w[(i) * (1 + SIZE) + 1 + k]); z0 += c * ld(h + 2 * L * k); z1 += c * ld(h + 2 * L * k + L); }
 #endif
-#define ROW(i) { vec z0 = all(w[(i) * (1 + SIZE)]), z1 = z0; TERMS(i) \
-        if (per_path) { s##i##0 += relu(z0); s##i##1 += relu(z1); } else { s##i##0 += z0; s##i##1 += z1; } }
+#define ROW(i) { vec z0 = all(w[(i) * (1 + SIZE)]), z1 = z0; TERMS(i) s##i##0 += relu(z0); s##i##1 += relu(z1); }
         EACH_ROW(ROW)
     }
 #define STORE(i) st(out + i * pitch, s##i##0); st(out + i * pitch + L, s##i##1);
@@ -45,12 +44,6 @@ INLINE void NAMED(merge_tile)(const real *w, const real *h, long paths, long wid
 #undef TERMS
 #undef ROW
 #undef STORE
-}
-static void NAMED(merge_relu)(const real *w, const real *h, long paths, long width, real *out, long pitch) {
-    NAMED(merge_tile)(w, h, paths, width, 1, out, pitch);
-}
-static void NAMED(merge_linear)(const real *w, const real *h, long paths, long width, real *out, long pitch) {
-    NAMED(merge_tile)(w, h, paths, width, 0, out, pitch);
 }
 
 /* Backward of relu(b + Σ_k w[k] h[k]) for one path, two channels and `vectors` vectors of pixels: z is recomputed;

@@ -42,18 +42,18 @@
 #define BARRIER
 #endif
 
-static void image(const Layer *l, const Planes *p, const real *x, const real *w1, const real *b1, const real *taps, const real *b2,
+static void group(const Layer *l, const Planes *p, long images, const real *x, const real *w1, const real *b1, const real *taps, const real *b2,
                   const real *merge_weights, real *h1, real *h2, real *y, real *space, long id, long team) {
-    stage_one(l, x, w1, b1, h1, space, id, team);
+    stage_one(l, images, x, w1, b1, h1, space, id, team);
     BARRIER
     memset(space, 0, l->width * p->plane * sizeof(real));
-    stage_two(l, p, taps, b2, h1, h2, space, id, team);
+    stage_two(l, p, images, taps, b2, h1, h2, space, id, team);
     BARRIER
-    stage_three(l, merge_weights, h2, y, space, id, team);
+    stage_three(l, images, merge_weights, h2, y, space, id, team);
     BARRIER
 }
 
-/* h1 and h2 hold every image if `save`, else one image for each thread. `shared` holds the packed weights. */
+/* h1 and h2 hold every image if `save`, else stm_together images for each thread. */
 int stm_forward(const Layer *l, const real *x, const real *w1, const real *b1, const real *w2, const real *b2, const real *w3,
                 const real *b3, real *h1, real *h2, real *y) {
     long *offset = malloc(2 * l->kh * l->kw * sizeof(long));
@@ -62,7 +62,8 @@ int stm_forward(const Layer *l, const real *x, const real *w1, const real *b1, c
     const long size = p.blocks * l->width * p.taps * 4, blocks = (l->out + ROWS - 1) / ROWS;
     real *taps = malloc(l->paths * size * sizeof(real));
     real *merge_weights = malloc(blocks * l->paths * ROWS * (1 + l->width) * sizeof(real));
-    const long threads = l->threads, alone = l->n / threads * threads;
+    /* Equal groups, each a thread's own; fewer images than threads are left, which all threads share. */
+    const long threads = l->threads, alone = l->n / threads * threads, groups = threads * ((l->n / threads + p.images - 1) / p.images);
     int failed = !offset || !taps || !merge_weights;
     if (!failed) {
 #pragma omp parallel num_threads(threads)
@@ -82,14 +83,14 @@ int stm_forward(const Layer *l, const real *x, const real *w1, const real *b1, c
             BARRIER
             if (!failed) {
 #pragma omp for schedule(dynamic)
-                for (long n = 0; n < alone; n++) {
-                    const long slot = l->save ? n : id;
-                    image(l, &p, x + n * l->c * l->h * l->w, w1, b1, taps, b2, merge_weights, h1 + slot * before, h2 + slot * after,
-                          y + n * l->out * l->ho * l->wo, space, 0, 1);
+                for (long k = 0; k < groups; k++) {
+                    const long n = alone * k / groups, images = alone * (k + 1) / groups - n, slot = l->save ? n : id * p.images;
+                    group(l, &p, images, x + n * l->c * l->h * l->w, w1, b1, taps, b2, merge_weights, h1 + slot * before,
+                          h2 + slot * after, y + n * l->out * l->ho * l->wo, space, 0, 1);
                 }
                 for (long n = alone; n < l->n; n++) {
                     const long slot = l->save ? n : 0;
-                    image(l, &p, x + n * l->c * l->h * l->w, w1, b1, taps, b2, merge_weights, h1 + slot * before, h2 + slot * after,
+                    group(l, &p, 1, x + n * l->c * l->h * l->w, w1, b1, taps, b2, merge_weights, h1 + slot * before, h2 + slot * after,
                           y + n * l->out * l->ho * l->wo, space, id, team);
                 }
             }
@@ -143,6 +144,8 @@ int stm_backward(const Layer *l, const real *x, const real *w1, const real *w2, 
 }
 
 long stm_lanes(void) { return L; }
+
+long stm_together(const Layer *l) { return together(l); }
 
 /* Multiply-adds on registers alone, for the roofline: `rounds` x 12 vectors on each thread. Returns the flop count. */
 double stm_multiply_adds(long rounds, long threads) {
