@@ -45,6 +45,8 @@ __all__ = [
 
 NARROW = 0.2
 """Squared coefficient of variation below which a quantity averaged over an axis counts as its expectation."""
+STEADY = 0.02
+"""Squared coefficient of variation below which a factor leaves the law of a product what it is."""
 FEW = 4
 """Most terms of a sum that are followed one by one."""
 DEEP, MANY = 16, 28
@@ -516,7 +518,22 @@ def _matters(x: Moments, y: Moments, a: float, b: float) -> bool:
     """Whether a part that is not Gaussian has a noticeable share of the variance of a X + b Y."""
     parts = [(a * a * float((x.weights * (x.second - x.mean**2)).sum()), x), (b * b * float((y.weights * (y.second - y.mean**2)).sum()), y)]
     everything = sum(v for v, _ in parts)
-    return any(v > 0.02 * everything and (len(z.law) > 1 or any(f.fn.linear is None for f in z.law)) for v, z in parts)
+    return any(v > 0.02 * everything and not _normal(z) for v, z in parts)
+
+
+def _normal(x: Moments) -> bool:
+    """Whether the law of x is that of one Gaussian field, times factors that hardly vary."""
+    if len(x.law) == 1:
+        return x.law[0].fn.linear is not None
+    varying = 0
+    for f in x.law:
+        mean, variance = _mean_var(f.field, x.axes)
+        first, second = np.asarray(expect(f.fn, mean, variance)), np.asarray(expect(f.fn.times(f.fn), mean, variance))
+        if np.any(second - first**2 > STEADY * first**2):
+            varying += 1
+            if f.fn.linear is None:
+                return False
+    return varying <= 1
 
 
 def _terms(x: Moments) -> tuple[Moments, ...]:

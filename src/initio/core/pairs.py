@@ -150,22 +150,23 @@ def sum_factor(x: Moments, y: Moments, a: float, b: float, mean: Array, gram: Ar
     if all(len(z.law) == 1 and z.law[0].fn.linear is not None for z in (x, y)):
         return None
     qx, qy = quantiles(x, a, 256), quantiles(y, b, 256)
-    return shaped(x.axes, x.dims, mean, gram, sources, np.sort((qx[:, None] + qy[None]).ravel()), bounded=True)
+    within = 0.01 if len(x.law) == len(y.law) == 1 else 0.03  # products have long tails, as polynomials do
+    return shaped(x.axes, x.dims, mean, gram, sources, np.sort((qx[:, None] + qy[None]).ravel()), within)
 
 
 def shaped(
-    axes: Sequence[Axis], dims: Sequence[int], mean: Array, gram: Array, sources: int, ordered: Array, bounded: bool = False
+    axes: Sequence[Axis], dims: Sequence[int], mean: Array, gram: Array, sources: int, ordered: Array, within: float = math.inf
 ) -> Factor | None:
     """A law with the given moments whose shape, up to shift and scale by kind, has the equally likely values `ordered`.
 
-    A polynomial of a normal; where that misses 1 % of the spread and the law may be `bounded`, its quantiles themselves: the polynomial
-    leaves the range, by far beyond two standard deviations.
+    A polynomial of a normal; where that misses more of the spread than `within`, its quantiles themselves: the polynomial leaves the
+    range of a bounded law, by far beyond two standard deviations.
     """
     spread = float(ordered.std())
     if spread <= 1e-9 * max(abs(float(ordered.mean())), 1e-300):
         return None
     shape, missed = _polynomial(ordered / spread)
-    if bounded and missed > 0.01:
+    if missed > within:
         shape = _curve(ordered / spread)
     diag = tuple(a.diagonal for a in axes)
     scale = math.sqrt(float(np.maximum(gram[diag] - mean * mean, 0.0).mean())) or 1.0
