@@ -106,6 +106,15 @@ def test_kernel_is_the_loop_to_1e_12(case):
     compare(case)
 
 
+@kernel
+@pytest.mark.parametrize("after", AFTER)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(("n", "size", "threads", "stride"), [(5, (7, 7), 2, 1), (9, (3, 5), 2, 2), (19, (7, 8), 1, 1), (7, (1, 1), 3, 1)])
+def test_small_images_that_share_panels_and_planes(n, size, threads, stride, layout, after):
+    layer = {"in_channels": 19, "out_channels": 18, "paths": 3, "width": 4, "kernel_size": 3, "stride": stride, "activation_after": after}
+    compare((layer, (n, *size), layout, threads))
+
+
 @settings(max_examples=25, deadline=None)
 @given(cases())
 def test_plain_torch_is_the_loop_to_1e_12(case):
