@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from initio.capture.layouts import Layouts
 from initio.capture.operators import SHAPES, Operation, decide_scalar, describe, encode, fill_of, policy_for
 from initio.capture.places import user_source
 from initio.capture.shadows import LIMIT, Fill, Memory
@@ -46,6 +47,7 @@ class Recorder:
         self.loose: dict[int, list[Context]] = {}
         self.moved: set[int] = set()
         self._backward_events: dict[int, Context] = {}
+        self.layouts = Layouts()
 
     @contextmanager
     def quiet(self) -> Generator[None, None, None]:
@@ -334,6 +336,8 @@ class Recorder:
             return shapes(*args, **kwargs)
         if _has_mask(info, args):
             args = (args[0], self._without_masks(args[1]), *args[2:])
+        elif tensors and not (info.writes or info.view or info.renames or info.random or info.dynamic):
+            return self.layouts.run(func, args, kwargs, tensors)
         return func(*args, **kwargs)
 
     def _beside_policy(self, answer: Any) -> Any:
