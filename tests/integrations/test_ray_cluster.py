@@ -58,6 +58,7 @@ def test_cells_are_computed_in_groups_and_the_one_that_ends_its_process_fails_al
     from initio.api.pool import Chunks
 
     groups = []
+    monkeypatch.setattr("initio.integrations.ray.RETRIES", 1)
     monkeypatch.setattr(
         Chunks, "learn", lambda self, outcomes, learn=Chunks.learn: (groups.append(len(outcomes)), learn(self, outcomes))[1]
     )

@@ -1,4 +1,4 @@
-"""Cells on a Ray cluster (`initio[ray]`): one task a group of cells, begun anew by Ray where its node is lost."""
+"""Cells on a Ray cluster (`initio[ray]`): one task a group of cells, begun anew where its node is lost."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingImports=false
 # ray is an optional dependency and its decorators are untyped
 
@@ -16,7 +16,7 @@ from initio.core.errors import InitioError
 __all__ = ["remote"]
 
 RETRIES = 5
-"""How often a cell whose node or process was lost is begun anew; groups are once, and are then halved."""
+"""How often a cell whose node or process was lost is begun anew; groups are halved at once."""
 PATIENCE = 10.0
 """Seconds in which a cluster must answer."""
 AHEAD = 2
@@ -43,7 +43,7 @@ def remote(
 ) -> Generator[Any]:
     """Outcomes of `attempts(task, group)` as the cluster at `address` finishes them; `lost` makes one of a cell that Ray gave up.
 
-    A group that is lost twice is halved, until the cell that ends its process stands alone.
+    A group that is lost is begun anew in halves, until the cell that ends its process stands alone.
 
     An address is what `ray.init` takes: HOST:PORT, ray://HOST:PORT, or "auto" for the cluster that this machine belongs to. Of the named
     `modules`, the code is sent along: they need not exist on the other machines. Initio itself must be installed there.
@@ -90,7 +90,7 @@ def _all(ray: Any, job: Any, groups: Groups, lost: Callable[[int, str], Any]) ->
         while True:
             room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
             while len(running) < room and (group := again.pop() if again else next(waiting, None)) is not None:
-                running[function.options(max_retries=1 if len(group) > 1 else RETRIES).remote(job, group)] = group
+                running[function.options(max_retries=0 if len(group) > 1 else RETRIES).remote(job, group)] = group
             if not running:
                 return
             ready, _ = ray.wait(list(running), num_returns=1)
