@@ -37,13 +37,14 @@ def test_escaping_scales_make_up_the_mean(activation: Callable[[], nn.Module], d
         assert row.predicted == pytest.approx(row.measured, rel=0.06), row.key
 
 
-@pytest.mark.parametrize(("activation", "gain"), [(nn.Tanh, 1.5), (nn.SELU, 1.0), (nn.ReLU, 2**0.5)])
-def test_cotangents_know_the_scales_that_they_meet(activation: Callable[[], nn.Module], gain: float):
+# The largest standard errors of an rms are 1.4 %, 0.7 % and 2.1 %; with 700 draws SELU alone would have 1.4 %, and misses by chance.
+@pytest.mark.parametrize(("activation", "gain", "draws"), [(nn.Tanh, 1.5, 700), (nn.SELU, 1.0, 3000), (nn.ReLU, 2**0.5, 700)])
+def test_cotangents_know_the_scales_that_they_meet(activation: Callable[[], nn.Module], gain: float, draws: int):
     def build() -> nn.Module:
         return Stack(activation, 6, 24, gain)
 
     torch.manual_seed(0)
-    compared = initio.compare(initio.analyze(build, (4, 24)), initio.measure(build, (4, 24), draws=700, progress=False))
+    compared = initio.compare(initio.analyze(build, (4, 24)), initio.measure(build, (4, 24), draws=draws, progress=False))
     for table in (compared.cotangents, compared.gradients):
         assert len(table.rows) > 10
         for row in table.rows:
