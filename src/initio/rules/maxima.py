@@ -189,14 +189,57 @@ def adaptive_taps(n: int, out: int) -> Taps:
     return Taps(index, n)
 
 
+@dataclass(frozen=True)
+class _Pooled:
+    """What a tensor holds the maxima of: `source`, over the windows `taps`. `gram` and `dims` tell the tensor that the note was made for."""
+
+    source: Moments
+    taps: tuple[Taps, ...]
+    gram: Array
+    dims: tuple[Any, ...]
+
+
 def _maximum_of_pieces(x: Moments, taps: Sequence[Taps]) -> Moments | Unknown:
-    """The maximum of a concatenation of channels is the concatenation of the maxima."""
+    """The maximum of a concatenation of channels is the concatenation of the maxima, that of maxima the maximum over the union of their windows.
+
+    Maxima over windows that overlap are often one and the same entry: no Gaussian dependence of the maxima says so.
+    """
+    x, taps = _unpooled(x, taps)
 
     def of_piece(p: Moments) -> Moments:
         return maximum(p, taps)
 
     found = each_piece(of_piece, x) if telling(x) and _beside(x, len(taps)) else None
-    return maximum(x, taps) if found is None else cat(found[1], found[0])
+    made = maximum(x, taps) if found is None else cat(found[1], found[0])
+    if isinstance(made, Unknown):
+        return made
+    return replace(made, extra={**made.extra, "pooled": _Pooled(x, tuple(taps), made.gram, tuple(made.dims))})
+
+
+def _unpooled(x: Moments, taps: Sequence[Taps]) -> tuple[Moments, Sequence[Taps]]:
+    """What the maxima of x over `taps` are the maxima of, and over which windows."""
+    note = x.extra.get("pooled")
+    if (
+        note is None
+        or note.gram is not x.gram
+        or note.dims != tuple(x.dims)
+        or len(note.taps) != len(taps)
+        or any(a.n_out != b.n_in for a, b in zip(note.taps, taps, strict=True))
+    ):
+        return x, taps
+    return note.source, [union_of_windows(a, b) for a, b in zip(note.taps, taps, strict=True)]
+
+
+def union_of_windows(inner: Taps, outer: Taps) -> Taps:
+    """The entries that the windows `inner` of each window of `outer` hold, each once."""
+    held: list[Any] = []
+    for window in outer.index.T:
+        entries = np.unique(inner.index[:, window[window >= 0]])
+        held.append(entries[entries >= 0])
+    index = np.full((max(h.size for h in held), outer.n_out), -1)
+    for p, h in enumerate(held):
+        index[: h.size, p] = h
+    return Taps(index, inner.n_in)
 
 
 def _beside(x: Moments, n: int) -> bool:
