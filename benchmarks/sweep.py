@@ -4,7 +4,7 @@
     python benchmarks/sweep.py --side 100 --ways pool      # 10,000 cells
 
 The family is a tanh MLP of 100 layers of 256 units, over gain and the standard deviation of its biases; with all checks and depth scales. Processor time
-is that of this process and all that it starts, from the first cell on: the start of the cluster is left out, that of its workers is not.
+is that of this process and all that it starts; the start of the cluster is left out, that of its workers is not. No other cluster may run on the machine.
 """
 
 from __future__ import annotations
@@ -35,16 +35,23 @@ def mlp(gain: float, bias: float, depth: int = 100, width: int = 256) -> nn.Modu
 
 
 def processor_seconds() -> float:
-    """Of all processes of the session of this one: the nodes and workers of a local cluster are not its children."""
-    session, ticks = os.getsid(0), 0
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    """Of this process and all that it started, ended ones included; a cluster's leave its tree, and are known by their names."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    mine = {os.getpid()}
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            fields = path.read_text().rpartition(")")[2].split()
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+            name = (process / "cmdline").read_bytes()
         except OSError:
             continue
-        if int(fields[3]) == session:
-            ticks += sum(map(int, fields[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
+        pid = int(process.name)
+        parents[pid], ticks[pid] = int(fields[1]), sum(map(int, fields[11:15]))
+        if name.startswith(b"ray::") or b"/ray/" in name:
+            mine.add(pid)
+    while more := {process for process, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    return sum(ticks.get(process, 0) for process in mine) / os.sysconf("SC_CLK_TCK")
 
 
 def timed(side: int, **settings: Any) -> tuple[float, float, int]:
@@ -68,6 +75,7 @@ def on_ray(side: int, nodes: int) -> tuple[float, float, int]:
     try:
         for _ in range(nodes - 1):
             cluster.add_node(**node)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")  # here, so that the workers outlive the sweep
         return timed(side, ray=cluster.address)
     finally:
         ray.shutdown()
