@@ -35,3 +35,23 @@ def test_narrow_bottlenecks(act):
     ratio = {row.key[0]: row.predicted / row.measured for row in compared.cotangents.rows}
     for path in ("4.up", "3.down", "3.up", "2.up", "0"):
         assert ratio[path] == pytest.approx(1.0, abs=0.06), (path, ratio)
+
+
+class Shifted(nn.Module):
+    """x plus something that is zero at the start: a sum that is the array itself."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to itself."""
+        return x + self.shift
+
+
+def test_a_sum_that_is_its_own_term():
+    def layer(into: int) -> list[nn.Module]:
+        return [nn.Conv2d(into, 12, 1, bias=False), nn.BatchNorm2d(12), Shifted(12)]
+
+    analysis = initio.analyze(lambda: nn.Sequential(*layer(3), *layer(12), nn.ReLU()), (4, 3, 8, 8))
+    assert analysis.parameters["0.weight"].grad_rms is not None

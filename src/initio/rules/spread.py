@@ -131,9 +131,12 @@ def returned(w: Moments, x: Moments, dx: Moments, together: float, taps: float) 
     if key is None or key not in known or len(whole) != 1:
         return 1.0
     energy, mine = 0.0, dict[int, float]()
-    waiting = [_memory("spread normed").get(key, key)]
+    waiting, seen = [_memory("spread normed").get(key, key)], set[int]()
     while waiting:
         at = waiting.pop()
+        if at in seen:
+            continue
+        seen.add(at)
         power, vector = met.get(at, (0.0, {}))
         energy += power
         for s, c in vector.items():
