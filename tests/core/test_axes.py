@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from initio.core.axes import Axis, Taps, axis, axis_map, cross_matrix, merge_map, refine
+from initio.core.axes import Axis, Taps, _mirrored, axis, axis_map, cross_matrix, merge_map, refine
 from initio.rules.linear import window_taps
 
 PLAIN = axis(9)
@@ -113,3 +113,16 @@ def test_covariance_of_a_map_with_any_array(a: Axis) -> None:
 )
 def test_how_far_neighbours_covary(name: str, lags: int, summed: bool, reach: int) -> None:
     assert MAPS[name].reach(lags, summed) == reach
+
+
+@pytest.mark.parametrize(
+    ("kinds", "merged"),
+    [
+        ([0, 1, 2, 2, 2, 3, 4], [0, 1, 2, 2, 2, 1, 0]),  # a stride told the borders apart
+        ([0, 1, 2, 2, 2, 2, 3], [0, 1, 2, 2, 2, 2, 0]),
+        ([0, 1, 2, 3, 3, 3, 3], [0, 1, 2, 3, 3, 3, 3]),  # padded on one side: nothing is a mirror image
+        ([0, 1, 1, 1, 2], [0, 1, 1, 1, 2]),  # few enough
+    ],
+)
+def test_borders_that_mirror_each_other_are_one_kind(kinds: list[int], merged: list[int]) -> None:
+    assert _mirrored(np.array(kinds)).tolist() == merged

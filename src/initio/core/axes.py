@@ -438,8 +438,8 @@ def _mirrored(groups: Labels) -> Labels:
     if int(groups.max()) + 1 <= FEW:
         return groups
     back = groups[::-1]
-    alike = [bool(np.all(back[groups == k] == back[np.argmax(groups == k)])) for k in range(int(groups.max()) + 1)]
-    to = [min(k, int(back[np.argmax(groups == k)])) if alike[k] and alike[back[np.argmax(groups == k)]] else k for k in range(len(alike))]
+    image = [int(back[np.argmax(groups == k)]) for k in range(int(groups.max()) + 1)]
+    to = [min(k, m) if np.array_equal(groups == k, back == m) else k for k, m in enumerate(image)]
     return np.unique(np.array(to)[groups], return_inverse=True)[1].ravel()
 
 

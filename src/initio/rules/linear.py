@@ -524,11 +524,12 @@ def _pairs_of_taps(x: Moments, taps: Sequence[Taps]) -> tuple[float, float]:
     if count == 1 or any(len(x.span(d)) != 1 for d in range(1, 2 + n)):
         return 1.0 / count, float(count)
     inputs = _by_distance(x, n)
-    variance = inputs([0] * n, taps)
-    together = 0.0
+    variance, together = inputs([0] * n, taps), 0.0
+    if variance <= 0.0:
+        return 1.0 / count, float(count)
     for distance in itertools.product(*[range(min(t.count, a.lags + 1)) for t, a in zip(taps, x.axes[len(x.axes) - n :], strict=True)]):
         pairs = math.prod((t.count - d) * (1 if d == 0 else 2) for t, d in zip(taps, distance, strict=True))
-        together += pairs * (inputs(distance, taps) / variance) ** 2 if variance > 0 else 0.0
+        together += pairs * (inputs(distance, taps) / variance) ** 2
     return together / count**2, float(count)
 
 

@@ -287,37 +287,34 @@ def _sums_along(grad: Moments, xhat: Moments) -> tuple[Moments, Moments] | None:
 
 
 def _summing(x: Moments, right: Moments) -> Moments:
-    """x with the entries of `right` and its sums over samples and positions: what all pairs of a channel have in common is shifted.
+    """x with the entries of `right` and its sums over samples and positions.
 
     What is lost along one direction of all samples and positions of a channel is lost there: sums over fewer of them hardly notice.
     """
     if right is x:
         return x
     made, right = broadcast(x, right)
-    channel = made.span(1)
-    index = tuple(a.diagonal if i in channel else slice(None) for i, a in enumerate(made.axes))
-    pairs = np.ones(())
-    for i, a in enumerate(made.axes):
-        pairs = np.multiply.outer(pairs, a.counts if i in channel else a.pairs)
-    gram, same = made.gram.copy(), tuple(a.diagonal for a in made.axes)
-    gram[same] = right.gram[same]
-    n = math.prod(size for d, size in enumerate(made.shape) if d != 1)
-    entries = right.gram[same]
-    gram[index] += float((pairs * (right.gram - gram)[index]).sum() / pairs.sum()) * n / max(n - 1.0, 1.0)
-    gram[same] = entries
-    return Moments.gaussian(made.axes, made.dims, made.mean, gram, made.sources, odd=made.odd, claim=made.claim)
+    return _shifted(made, right.second, right)
 
 
 def _with_entries(summed: Moments, entry: Array) -> Moments:
-    """`summed` with these second moments of single entries, the pairs of one channel making up for the difference."""
-    channel = summed.span(1)
-    index = tuple(a.diagonal if i in channel else slice(None) for i, a in enumerate(summed.axes))
-    n = float(np.prod([a.size for i, a in enumerate(summed.axes) if i not in channel]))
-    gram = summed.gram.copy()
-    same = tuple(a.diagonal for a in summed.axes)
-    gram[index] -= float((summed.weights * (entry - gram[same])).sum()) / max(n - 1.0, 1.0)
+    """`summed` with these second moments of single entries."""
+    return _shifted(summed, entry, summed)
+
+
+def _shifted(x: Moments, entry: Array, right: Moments) -> Moments:
+    """x with second moments `entry` and the sums of `right` over samples and positions: all pairs of one channel make up for the difference."""
+    channel = x.span(1)
+    index = tuple(a.diagonal if i in channel else slice(None) for i, a in enumerate(x.axes))
+    pairs = np.ones(())
+    for i, a in enumerate(x.axes):
+        pairs = np.multiply.outer(pairs, a.counts if i in channel else a.pairs)
+    n = math.prod(size for d, size in enumerate(x.shape) if d != 1)
+    gram, same = x.gram.copy(), tuple(a.diagonal for a in x.axes)
     gram[same] = entry
-    return Moments.gaussian(summed.axes, summed.dims, summed.mean, gram, summed.sources, odd=summed.odd, claim=summed.claim)
+    gram[index] += float((pairs * (right.gram - gram)[index]).sum() / pairs.sum()) * n / max(n - 1.0, 1.0)
+    gram[same] = entry
+    return Moments.gaussian(x.axes, x.dims, x.mean, gram, x.sources, odd=x.odd, claim=x.claim)
 
 
 def _less(t: Moments, h: Factor, grad: Moments, phi: Moments, x: Moments, share: float, kept: float) -> Moments:
