@@ -367,7 +367,7 @@ def page(options: argparse.Namespace) -> str:
         "Predicted against measured, over every output of every module call (*forward*) and every parameter gradient, module",
         "cotangent and input gradient (*gradients*) of real models under their own initialisation; nothing is left out, nothing",
         f"is anchored to a measured value. The measurement is {options.draws or '8 to 32'} runs of the real model, with fresh weights,",
-        "inputs and unit-normal cotangents. The error is |predicted rms / measured rms − 1|. A tensor passes within 5 % (gradients:",
+        "inputs and cotangents of mean square 1. The error is |predicted rms / measured rms − 1|. A tensor passes within 5 % (gradients:",
         "10 %) or within two standard errors of the measurement; one without a claim does not pass. CPU-s is the whole analysis,",
         "forward and backward; a draw is one measured step.",
         "`make zoo` writes this page.",
